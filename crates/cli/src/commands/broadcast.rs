@@ -1,0 +1,196 @@
+//! `agent-mesh broadcast`
+
+use std::collections::BTreeMap;
+
+use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast, dry_run};
+use agent_team_mesh::progress::{Observer, Progress};
+use agent_team_mesh::record::{Record, State};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::send::{HowArgs, MessageArgs};
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::text;
+use crate::ui::{Line, Ui, style};
+
+/// Send one message to the whole team, and gather the replies
+///
+/// Everybody in the registry but me, all at once. Exits 0 when all that could be asked replied, 8 when only some were
+/// reached, 6 when nobody was; peers without an address or a token are skipped and do not count.
+#[derive(Debug, Args)]
+pub struct BroadcastArgs {
+    #[command(flatten)]
+    message: MessageArgs,
+    #[command(flatten)]
+    how: HowArgs,
+    /// Only these teammates
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Not these teammates
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    except: Vec<String>,
+    /// Only teammates with this tag; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    to_tag: Vec<(String, String)>,
+    /// How many teammates at once
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    concurrency: u16,
+    /// Be content with so many replies
+    #[arg(long, value_name = "N")]
+    quorum: Option<usize>,
+    /// Use the instant-message fallback for those who are unreachable
+    #[arg(long)]
+    fallback: bool,
+    /// Return when the messages were accepted
+    #[arg(long)]
+    no_wait: bool,
+    /// Show what would be sent, and touch no network
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let mesh = settings.mesh(args.how.insecure)?;
+    let mut send = args.how.request(args.message.read()?, settings);
+    send.wait = !args.no_wait;
+    send.fallback = args.fallback;
+    let request = BroadcastRequest {
+        send,
+        selection: Selection { only: args.only, except: args.except, tags: args.to_tag },
+        concurrency: usize::from(args.concurrency),
+    };
+    if args.dry_run {
+        return show_plans(&mesh, &request, ui);
+    }
+    let mut watch = Tally::new(ui);
+    let (id, records) = broadcast(&mesh, &request, &mut watch).await?;
+    watch.bar.finish_and_clear();
+    let exit = verdict(&records, args.quorum);
+    show(&records, ui);
+    let fields = json!({
+        "id": id,
+        "counts": counts(&records),
+        "results": records.iter().map(result).collect::<Vec<_>>(),
+    });
+    if exit == Exit::Done {
+        ui.document("broadcast", exit, fields);
+        return Ok(exit);
+    }
+    let error = match exit {
+        Exit::Unreachable => CliError::new(exit, "reached-nobody", "the broadcast reached nobody"),
+        _ => CliError::new(exit, "reached-some", "the broadcast reached only some"),
+    };
+    Ok(ui.document_with_error("broadcast", fields, error))
+}
+
+fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui) -> Result<Exit, CliError> {
+    let plans = dry_run(mesh, request)?;
+    let would = |address: &Option<String>, token: &str| {
+        if address.is_some() && token == "configured" { "would-send" } else { "skipped" }
+    };
+    let results: Vec<Value> = plans
+        .iter()
+        .map(|plan| {
+            json!({
+                "to": plan.to, "address": plan.address, "session": plan.session, "bytes": plan.bytes,
+                "token": plan.token, "state": would(&plan.address, plan.token),
+            })
+        })
+        .collect();
+    let rows = plans.iter().map(|plan| {
+        let address = plan.address.clone().unwrap_or_else(|| "-".to_owned());
+        vec![plan.to.name.clone(), would(&plan.address, plan.token).to_owned(), address, plan.session.clone()]
+    });
+    ui.table(&["TO", "STATE", "ADDRESS", "SESSION"], rows.collect());
+    ui.out(format!("\n{}", request.send.message));
+    let fields = json!({ "dryRun": true, "message": request.send.message, "results": results });
+    ui.document("broadcast", Exit::Done, fields);
+    Ok(Exit::Done)
+}
+
+/// Whether a record says that the message arrived.
+fn arrived(record: &Record) -> bool {
+    matches!(record.state, State::Replied | State::Accepted | State::Fallback)
+}
+
+/// All that count arrived (or as many as asked for), some did, or none. Who was skipped does not count.
+fn verdict(records: &[Record], quorum: Option<usize>) -> Exit {
+    let counting: Vec<&Record> = records.iter().filter(|record| record.state != State::Skipped).collect();
+    let good = counting.iter().filter(|record| arrived(record) && record.error.is_none()).count();
+    let reached = counting.iter().any(|record| record.receipt.reached_at.is_some() || arrived(record));
+    let wanted = quorum.unwrap_or(counting.len());
+    match (good >= wanted, reached) {
+        // A team of one, or of pending entries only: there was nobody to reach.
+        _ if counting.is_empty() && quorum.is_none() && records.is_empty() => Exit::Done,
+        (true, _) if !counting.is_empty() => Exit::Done,
+        (_, true) => Exit::Partial,
+        _ => Exit::Unreachable,
+    }
+}
+
+fn counts(records: &[Record]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        *counts.entry(record.state.name()).or_default() += 1;
+    }
+    counts
+}
+
+fn result(record: &Record) -> Value {
+    let reply = record.reply.as_ref();
+    let error = record.error.as_ref().map(|error| CliError::from(error).to_json());
+    json!({ "to": record.to, "state": record.state, "id": record.id, "reply": reply, "error": error })
+}
+
+fn show(records: &[Record], ui: &Ui) {
+    for record in records {
+        let colour = if arrived(record) { style::GOOD } else { style::BAD };
+        ui.out(Line::styled(style::STRONG, &record.to.name).text("  ").with(colour, record.state.name()));
+        match (&record.reply, &record.error) {
+            (Some(reply), _) => ui.peer_text(&reply.text),
+            (None, Some(error)) => {
+                let error = CliError::from(error);
+                ui.out(format!(
+                    "{}{}",
+                    error.message,
+                    error.hint.map(|h| format!("\nhint: {h}")).unwrap_or_default()
+                ));
+            }
+            (None, None) => {}
+        }
+    }
+    let summary: Vec<String> =
+        counts(records).into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+    ui.note(summary.join(" · "));
+}
+
+/// Counts who is done.
+struct Tally {
+    bar: ProgressBar,
+    done: u64,
+}
+
+impl Tally {
+    fn new(ui: &Ui) -> Self {
+        let bar = if ui.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        Self { bar: bar.with_style(ProgressStyle::default_spinner()), done: 0 }
+    }
+}
+
+impl Observer for Tally {
+    fn progress(&mut self, step: Progress<'_>) {
+        if let Progress::PeerDone(record) = step {
+            self.done += 1;
+            self.bar.set_position(self.done);
+            self.bar.set_message(format!("{} done, last {}", self.done, text::one_line(&record.to.name)));
+            self.bar.tick();
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `agent-mesh log`
+
+use std::time::Duration;
+
+use agent_team_mesh::archive::{Archive, Direction, Filter, Stored};
+use agent_team_mesh::record::State;
+use agent_team_mesh::{Mesh, MeshError};
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::args::duration;
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::text;
+use crate::ui::{Line, Ui, style};
+
+/// How often `--follow` looks for something new.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Show the messages we sent and received, newest last
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LogArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    which: Which,
+    /// Go on with what comes
+    #[arg(long)]
+    follow: bool,
+}
+
+/// Which messages.
+#[derive(Debug, Clone, Args)]
+struct Which {
+    /// With this teammate
+    #[arg(long, value_name = "NAME")]
+    with: Option<String>,
+    /// Not older than this: 30m, 2h, 168h
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    since: Option<Duration>,
+    /// In this state: accepted, replied, failed, unknown, …
+    #[arg(long, value_parser = state, value_name = "STATE")]
+    state: Option<State>,
+    /// On this topic
+    #[arg(long, value_name = "NAME")]
+    thread: Option<String>,
+    /// With these words in message or reply, in any script
+    #[arg(long, value_name = "WORDS")]
+    search: Option<String>,
+    /// At most so many, the newest
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "N")]
+    limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// One message, with every step of its life
+    Show {
+        /// Its id, or the beginning of it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Print messages in full
+    Export {
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+        format: Format,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Forget messages whose life is over
+    Prune {
+        /// Those older than this: 2160h are 90 days
+        #[arg(long, value_parser = days_or_duration, value_name = "TIME")]
+        older_than: Duration,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// One JSON document a line
+    Jsonl,
+    /// For people
+    Md,
+}
+
+fn state(text: &str) -> Result<State, String> {
+    State::from_name(text).ok_or_else(|| format!("one of {}", State::ALL.map(State::name).join(", ")))
+}
+
+/// Like other durations, and `90d`.
+fn days_or_duration(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix('d').map(str::parse::<u32>) {
+        Some(Ok(days)) => Ok(Duration::from_secs(u64::from(days) * 86_400)),
+        _ => duration(text),
+    }
+}
+
+pub async fn run(args: &LogArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let mesh = settings.mesh(false)?;
+    let archive = mesh.archive()?;
+    match &args.action {
+        Some(Action::Show { id }) => show(archive, id, ui).await,
+        Some(Action::Export { format, which }) => {
+            let mut filter = filter(&mesh, which)?;
+            filter.limit = None;
+            export(archive, filter, *format, ui).await
+        }
+        Some(Action::Prune { older_than }) => {
+            let pruned = archive.prune(ago(*older_than)).await.map_err(MeshError::from)?;
+            ui.out(format!("forgot {pruned} messages"));
+            ui.document("log", Exit::Done, json!({ "pruned": pruned }));
+            Ok(Exit::Done)
+        }
+        None if args.follow => follow(archive, filter(&mesh, &args.which)?, ui).await,
+        None => {
+            let messages = archive.list(filter(&mesh, &args.which)?).await.map_err(MeshError::from)?;
+            messages.iter().for_each(|message| line(message, ui));
+            ui.document("log", Exit::Done, json!({ "messages": messages }));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn ago(duration: Duration) -> Timestamp {
+    let back = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+    Timestamp::now().checked_sub(back).unwrap_or(Timestamp::MIN)
+}
+
+fn filter(mesh: &Mesh, which: &Which) -> Result<Filter, CliError> {
+    // A peer that left the registry is still found by the prefix it had.
+    let prefix = |name: &String| match mesh.registry().map(|registry| registry.find(name)) {
+        Ok(Ok(agent)) => agent.email_prefix.clone(),
+        _ => name.clone(),
+    };
+    Ok(Filter {
+        peer: which.with.as_ref().map(prefix),
+        since: which.since.map(ago),
+        state: which.state,
+        thread: which.thread.clone(),
+        search: which.search.clone(),
+        after: None,
+        limit: Some(which.limit),
+    })
+}
+
+/// One message on one line, its reply on the next.
+fn line(message: &Stored, ui: &Ui) {
+    let arrow = if message.direction == Direction::Out { "→" } else { "←" };
+    let (state, colour) = match message.record.state {
+        state @ (State::Replied | State::Fallback) => (state, style::GOOD),
+        state if state.is_open() => (state, style::STRONG),
+        state => (state, style::BAD),
+    };
+    let time = message.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string();
+    ui.out(
+        Line::styled(style::FAINT, format!("{time} {} ", &message.record.id))
+            .text(format!("{arrow} {} ", message.record.to.name))
+            .with(colour, state.name())
+            .text(format!("  {}", short(&message.message))),
+    );
+    if let Some(reply) = &message.record.reply {
+        ui.out(Line::new(format!("    {}", short(&reply.text))));
+    }
+}
+
+fn short(text: &str) -> String {
+    let line = text::one_line(text);
+    match line.char_indices().nth(100) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}
+
+async fn show(archive: &Archive, id: &str, ui: &Ui) -> Result<Exit, CliError> {
+    let found = archive.find(id).await.map_err(MeshError::from)?;
+    let message = found.ok_or_else(|| MeshError::NoSuchMessage { id: id.to_owned() })?;
+    let events = archive.events(&message.record.id).await.map_err(MeshError::from)?;
+    line(&message, ui);
+    ui.out(format!(
+        "session {}  run {}  {} bytes",
+        message.record.session, message.run_id, message.record.bytes
+    ));
+    for event in &events {
+        let detail = event.detail.as_deref().unwrap_or_default();
+        ui.out(format!("  {}  {:<12} {detail}", event.at.strftime("%H:%M:%S%.3f"), event.step));
+    }
+    ui.out(format!("\n{}", message.message));
+    if let Some(reply) = &message.record.reply {
+        ui.out(Line::styled(style::STRONG, "\nreply"));
+        ui.peer_text(&reply.text);
+    }
+    let mut fields = json!({ "messages": [message] });
+    fields["messages"][0]["events"] = json!(events);
+    ui.document("log", Exit::Done, fields);
+    Ok(Exit::Done)
+}
+
+async fn export(archive: &Archive, filter: Filter, format: Format, ui: &Ui) -> Result<Exit, CliError> {
+    let messages = archive.list(filter).await.map_err(MeshError::from)?;
+    for message in &messages {
+        match format {
+            Format::Jsonl => ui.json_line(&json!(message)),
+            Format::Md => ui.peer_text(&markdown(message)),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn markdown(message: &Stored) -> String {
+    let who = if message.direction == Direction::Out { "to" } else { "from" };
+    let quoted = |text: &str| text.lines().map(|line| format!("> {line}\n")).collect::<String>();
+    let reply = message.record.reply.as_ref().map(|reply| format!("\n{}\n", reply.text)).unwrap_or_default();
+    format!(
+        "## {} {who} {} ({})\n\n{}{reply}\n",
+        message.created_at,
+        message.record.to.name,
+        message.record.state.name(),
+        quoted(&message.message)
+    )
+}
+
+/// Prints what is there, then what comes, until Ctrl-C. JSON readers get one document a line.
+async fn follow(archive: &Archive, mut filter: Filter, ui: &Ui) -> Result<Exit, CliError> {
+    loop {
+        let messages = archive.list(filter.clone()).await.map_err(MeshError::from)?;
+        for message in &messages {
+            line(message, ui);
+            if ui.is_json() {
+                ui.json_line(&json!(message));
+            }
+        }
+        if let Some(last) = messages.last() {
+            filter.after = Some(last.seq());
+        } else if filter.after.is_none() {
+            filter.after = Some(0);
+        }
+        filter.limit = None;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

@@ -1,0 +1,59 @@
+//! One small file a command: an argument struct whose doc comment is the help, and one `run`.
+
+pub mod broadcast;
+pub mod completions;
+pub mod config;
+pub mod demo;
+pub mod doctor;
+pub mod init;
+pub mod list;
+pub mod log;
+pub mod man;
+pub mod pair;
+pub mod ping;
+pub mod send;
+pub mod serve;
+pub mod token;
+pub mod wait;
+mod watch;
+pub mod whoami;
+
+use agent_team_mesh::Mesh;
+
+use crate::args::Command;
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::ui::Ui;
+
+/// Runs a command.
+pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<Exit, CliError> {
+    match command {
+        Command::Whoami(args) => whoami::run(&args, settings, ui),
+        Command::List(args) => list::run(&args, settings, ui).await,
+        Command::Ping(args) => ping::run(&args, settings, ui).await,
+        Command::Send(args) => Box::pin(send::run(args, settings, ui)).await,
+        Command::Broadcast(args) => Box::pin(broadcast::run(args, settings, ui)).await,
+        Command::Pair(args) => Box::pin(pair::run(&args, settings, ui)).await,
+        Command::Token(args) => token::run(&args, settings, ui),
+        Command::Init(args) => init::run(&args, settings, ui),
+        Command::Wait(args) => Box::pin(wait::run(&args, settings, ui)).await,
+        Command::Log(args) => Box::pin(log::run(&args, settings, ui)).await,
+        Command::Serve(args) => serve::run(args, settings, ui).await,
+        Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&args, settings, ui)).await,
+        Command::Config(args) => config::run(&args, settings, ui),
+        Command::Completions(args) => completions::run(&args, ui),
+        Command::Man(args) => man::run(&args, ui),
+    }
+}
+
+/// What a user of the registry should know before it bites.
+fn warn_about_registry(mesh: &Mesh, ui: &Ui) -> Result<(), CliError> {
+    for agent in mesh.registry()?.agents.iter().filter(|agent| agent.has_inline_token()) {
+        ui.warn(format!(
+            "{} has a token in the registry, where it is not used: move it with agent-mesh token set {}",
+            agent.name, agent.email_prefix
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! `agent-mesh send`
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_team_mesh::message::SizeNote;
+use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
+use agent_team_mesh::record::{Record, State};
+use agent_team_mesh::registry::{Agent, Via};
+use agent_team_mesh::{Mesh, MeshError, SessionChoice};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::args::duration;
+use crate::commands::watch::Watch;
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::ui::{Line, Ui, style};
+
+/// Largest message read from a file or standard input: far above any limit that makes sense, far below memory.
+const MAX_INPUT: u64 = 25 * 1024 * 1024;
+
+/// Send a message to a teammate's agent and await its reply
+///
+/// The reply goes to stdout, talk to stderr. One deadline covers everything; when it passes after the message was
+/// accepted, the id is printed and the exit code is 3: their agent has it, do not send it again.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// The teammate: e-mail prefix, name, nickname, or the beginning of one
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    #[command(flatten)]
+    message: MessageArgs,
+    #[command(flatten)]
+    how: HowArgs,
+    /// Send each reply back as the next message, for so many rounds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ROUNDS)))]
+    rounds: Option<u32>,
+    /// The message's id, a UUID
+    #[arg(long, value_name = "UUID", conflicts_with = "rounds")]
+    id: Option<Uuid>,
+    /// Return when the message was accepted
+    #[arg(long, conflicts_with = "rounds")]
+    no_wait: bool,
+    /// Show what would be sent, and touch no network
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Where the message comes from.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct MessageArgs {
+    /// The message
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+    /// Read the message from a file, or from standard input with -
+    #[arg(long, value_name = "FILE")]
+    message_file: Option<PathBuf>,
+}
+
+/// How a message travels.
+#[derive(Debug, Args)]
+pub struct HowArgs {
+    /// The session on their side; one for each sender unless given
+    #[arg(long, value_name = "KEY")]
+    session: Option<String>,
+    /// A topic with a session of its own
+    #[arg(long, value_name = "NAME")]
+    thread: Option<String>,
+    /// Which agent behind their gateway
+    #[arg(long, value_name = "ID")]
+    agent: Option<String>,
+    /// How long everything may take: 60, 90s, 2m [default: 60] [env: MESH_TIMEOUT]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+    /// The route
+    #[arg(long, value_enum)]
+    via: Option<Route>,
+    /// Leave out the header that says who speaks
+    #[arg(long)]
+    no_header: bool,
+    /// Also send where it could be overheard
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// How a message reaches a gateway.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Route {
+    /// Each message is a run of its own, with its own reply
+    Agent,
+    /// As the bash skill did
+    Chat,
+}
+
+impl MessageArgs {
+    /// The message: argument, file, or standard input when something is piped in.
+    pub fn read(&self) -> Result<String, CliError> {
+        match (&self.message, &self.message_file) {
+            (Some(message), _) => Ok(message.clone()),
+            (None, Some(path)) if path == Path::new("-") => {
+                read_text(std::io::stdin().lock(), "standard input")
+            }
+            (None, Some(path)) => {
+                let name = path.display().to_string();
+                let file = std::fs::File::open(path).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
+                read_text(file, &name)
+            }
+            (None, None) if !std::io::stdin().is_terminal() => {
+                read_text(std::io::stdin().lock(), "standard input")
+            }
+            (None, None) => {
+                Err(CliError::usage("no message")
+                    .hint("give --message TEXT, --message-file FILE, or pipe it in"))
+            }
+        }
+    }
+}
+
+fn read_text(from: impl Read, name: &str) -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(CliError::new(Exit::Policy, "message-too-large", format!("{name} has more than 25 MiB")));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        CliError::usage(format!("{name} is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+    })?;
+    // `echo hello | agent-mesh send` means "hello".
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+impl HowArgs {
+    /// The request these arguments describe.
+    pub fn request(self, message: String, settings: &Settings) -> SendRequest {
+        SendRequest {
+            session: SessionChoice { session: self.session, thread: self.thread, agent: self.agent },
+            via: self.via.map(|route| match route {
+                Route::Agent => Via::Agent,
+                Route::Chat => Via::Chat,
+            }),
+            timeout: self.timeout.unwrap_or(settings.timeout.value),
+            header: !self.no_header,
+            ..SendRequest::new(message)
+        }
+    }
+}
+
+pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let mesh = settings.mesh(args.how.insecure)?;
+    let agent = mesh.registry()?.find(&args.to).map_err(MeshError::from)?;
+    let mut request = args.how.request(args.message.read()?, settings);
+    request.wait = !args.no_wait;
+    request.id = Some(args.id.unwrap_or_else(Uuid::now_v7));
+    let planned = plan(&mesh, agent, &request)?;
+    if let SizeNote::OverSoft { bytes, soft } = planned.size_note {
+        ui.warn(format!(
+            "the message has {bytes} bytes, more than {soft}: long messages cost the peer's agent context"
+        ));
+    }
+    if args.dry_run {
+        return dry_run(&planned, ui);
+    }
+    match args.rounds {
+        Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, ui).await,
+        _ => once(&mesh, agent, &request, args.rounds.is_some(), ui).await,
+    }
+}
+
+fn dry_run(plan: &agent_team_mesh::ops::send::Plan, ui: &Ui) -> Result<Exit, CliError> {
+    if let Some(obstacle) = plan.obstacle() {
+        ui.warn(CliError::from(obstacle).message);
+    }
+    ui.out(format!("to       {} ({})", plan.to.name, plan.to.email_prefix));
+    ui.out(format!("address  {}", plan.address.as_deref().unwrap_or("none")));
+    ui.out(format!("session  {}", plan.session));
+    ui.out(format!("token    {}", plan.token));
+    ui.out(format!("bytes    {}", plan.bytes));
+    ui.out("");
+    ui.out(&plan.message);
+    let mut fields = serde_json::to_value(plan).unwrap_or_default();
+    fields["dryRun"] = true.into();
+    ui.document("send", Exit::Done, fields);
+    Ok(Exit::Done)
+}
+
+async fn once(
+    mesh: &Mesh,
+    agent: &Agent,
+    request: &SendRequest,
+    as_rounds: bool,
+    ui: &Ui,
+) -> Result<Exit, CliError> {
+    let mut watch = Watch::new(ui, &agent.name);
+    let sent = tokio::select! {
+        record = send(mesh, agent, request, &mut watch) => record?,
+        _ = tokio::signal::ctrl_c() => return Err(interrupted(request, &[])),
+    };
+    let streamed = watch.finish();
+    let rounds = as_rounds.then(|| rounds_json(&[(request.message.clone(), &sent)]));
+    Ok(report(sent, rounds, streamed.as_deref(), ui))
+}
+
+async fn converse(
+    mesh: &Mesh,
+    agent: &Agent,
+    request: &SendRequest,
+    rounds: u32,
+    ui: &Ui,
+) -> Result<Exit, CliError> {
+    let mut watch = Watch::new(ui, &agent.name);
+    let said = tokio::select! {
+        said = send_rounds(mesh, agent, request, rounds, &mut watch) => said,
+        _ = tokio::signal::ctrl_c() => {
+            // Each finished round was printed when it ended; JSON readers get them here.
+            return Err(interrupted(request, watch.rounds()));
+        }
+    };
+    let mut said = said?;
+    watch.finish();
+    let json =
+        rounds_json(&said.iter().map(|(message, record)| (message.clone(), record)).collect::<Vec<_>>());
+    // The last round speaks for all; its reply has been printed with the others.
+    let Some((_, last)) = said.pop() else { return Err(CliError::usage("no rounds")) };
+    let shown = last.reply.as_ref().map(|reply| reply.text.clone());
+    Ok(report(last, Some(json), shown.as_deref(), ui))
+}
+
+fn interrupted(request: &SendRequest, rounds: &[Value]) -> CliError {
+    let id = request.id.map(|id| id.to_string()).unwrap_or_default();
+    let mut fields = json!({ "id": id });
+    if !rounds.is_empty() {
+        fields["rounds"] = rounds.into();
+    }
+    let hint = "the message may have been accepted: do not send it again before you know";
+    CliError::new(Exit::Interrupted, "interrupted", format!("interrupted while sending {id}"))
+        .hint(hint)
+        .with_fields(fields)
+}
+
+fn rounds_json(said: &[(String, &Record)]) -> Value {
+    let round = |(message, record): &(String, &Record)| json!({ "message": message, "reply": record.reply.as_ref().map(|reply| reply.text.clone()) });
+    said.iter().map(round).collect()
+}
+
+/// Prints a record: the reply, unless it was already shown while it grew, or how far the message got.
+fn report(mut record: Record, rounds: Option<Value>, shown: Option<&str>, ui: &Ui) -> Exit {
+    let error = record.error.take();
+    let mut fields = serde_json::to_value(&record).unwrap_or_default();
+    if let Some(rounds) = rounds {
+        fields["rounds"] = rounds;
+    }
+    if let Some(reply) = &record.reply
+        && shown != Some(reply.text.as_str())
+    {
+        ui.peer_text(&reply.text);
+    }
+    if let Some(error) = error {
+        let error = CliError::from(error);
+        if record.state == State::Accepted {
+            ui.note(Line::new("id ").with(style::STRONG, &record.id));
+        }
+        return ui.document_with_error("send", fields, error);
+    }
+    match record.state {
+        State::Accepted => ui.out(format!("accepted {}", record.id)),
+        State::Fallback => {
+            ui.note(format!("{} is unreachable: delivered by instant message", record.to.name))
+        }
+        _ => {}
+    }
+    ui.document("send", Exit::Done, fields);
+    Exit::Done
+}

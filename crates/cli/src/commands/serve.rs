@@ -1,0 +1,134 @@
+//! `agent-mesh serve`
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_mesh_gateway::{Agent, Config, EchoAgent, ExecAgent, Gateway, SharedToken, Store};
+use agent_team_mesh::MeshError;
+use agent_team_mesh::client::Secret;
+use agent_team_mesh::client::protocol::methods::info::GatewayIdentity;
+use agent_team_mesh::device::DeviceKey;
+use agent_team_mesh::private_file;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::duration;
+use crate::error::{CliError, Exit, chain};
+use crate::settings::Settings;
+use crate::ui::Ui;
+
+/// Be a gateway for an agent of your own: any OpenClaw client can talk to it
+///
+/// Loopback plus the gateway's token is the owner, who approves others with `agent-mesh pair`. A remote device needs
+/// that approval. The token comes from --token-file or MESH_GATEWAY_TOKEN; with neither, one is made and kept.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:18789", value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// Who answers
+    #[arg(long, value_enum, default_value_t = AgentKind::Echo)]
+    agent: AgentKind,
+    /// A file with the gateway's token, mode 0600
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// With --agent exec: how long one run of the command may take
+    #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
+    exec_timeout: Duration,
+    /// With --agent exec: how many bytes of output are a reply; more is a failure
+    #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
+    exec_max_output: usize,
+    /// With --agent exec: the command. The message is on its standard input, the reply is what it prints
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AgentKind {
+    /// Repeats what it hears
+    Echo,
+    /// Runs a command for each message
+    Exec,
+}
+
+pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let agent = agent(&args)?;
+    let state = &settings.state_dir.value;
+    let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
+    let identity =
+        GatewayIdentity { device_id: key.id().to_owned(), public_key: key.public_key().to_owned() };
+    let (token, kept_in) = token(&args, settings)?;
+    let token = SharedToken::new(token.expose().trim()).map_err(|e| CliError::usage(e.to_string()))?;
+    let mut config = Config::new(args.listen, token, identity, agent);
+    config.store = Arc::new(PairingFile(state.join("gateway-devices.json")));
+    let gateway = Gateway::bind(config).await.map_err(|error| {
+        CliError::new(Exit::Failed, "cannot-serve", chain(&error))
+            .hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
+    })?;
+    let mut end =
+        signal(SignalKind::terminate()).map_err(|e| CliError::io("cannot listen for signals", &e))?;
+    ui.announce(&format!("listening on ws://{}", gateway.local_addr()));
+    if let Some(path) = kept_in {
+        ui.note(format!("the owner's token is in {}", path.display()));
+    }
+    gateway
+        .run(async move {
+            tokio::select! {
+                _ = end.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        })
+        .await;
+    Ok(Exit::Done)
+}
+
+fn agent(args: &ServeArgs) -> Result<Arc<dyn Agent>, CliError> {
+    match (args.agent, args.command.split_first()) {
+        (AgentKind::Echo, None) => Ok(Arc::new(EchoAgent::new())),
+        (AgentKind::Echo, Some(_)) => Err(CliError::usage("a command after -- needs --agent exec")),
+        (AgentKind::Exec, None) => Err(CliError::usage("--agent exec needs a command: -- CMD ARGS…")),
+        (AgentKind::Exec, Some((command, rest))) => {
+            let mut agent = ExecAgent::new(command, rest.iter().cloned());
+            agent.timeout = args.exec_timeout;
+            agent.max_output = args.exec_max_output;
+            Ok(Arc::new(agent))
+        }
+    }
+}
+
+/// The owner's token, and the file it is kept in if we made it ourselves, now or before.
+fn token(args: &ServeArgs, settings: &Settings) -> Result<(Secret, Option<PathBuf>), CliError> {
+    if let Some(path) = &args.token_file {
+        let bytes = private_file::read(path).map_err(MeshError::from)?;
+        let bytes = bytes.ok_or_else(|| CliError::usage(format!("{}: no such file", path.display())))?;
+        return Ok((Secret::new(String::from_utf8_lossy(&bytes).trim().to_owned()), None));
+    }
+    if let Some(token) = settings.serve_token()? {
+        return Ok((token, None));
+    }
+    let path = settings.serve_token_path();
+    if let Some(bytes) = private_file::read(&path).map_err(MeshError::from)? {
+        return Ok((Secret::new(String::from_utf8_lossy(&bytes).trim().to_owned()), Some(path)));
+    }
+    // Two version 4 UUIDs: 244 random bits.
+    let token = Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
+    private_file::write(&path, token.expose().as_bytes()).map_err(MeshError::from)?;
+    Ok((token, Some(path)))
+}
+
+/// The approved devices and their tokens, 0600 in the state folder.
+struct PairingFile(PathBuf);
+
+impl Store for PairingFile {
+    fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        private_file::read(&self.0).map(|bytes| bytes.map(|bytes| bytes.to_vec())).map_err(io::Error::other)
+    }
+
+    fn save(&self, bytes: &[u8]) -> io::Result<()> {
+        private_file::write(&self.0, bytes).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,116 @@
+//! From a failure to what the user reads: a code, a sentence, a hint, and the exit code.
+
+use std::io;
+use std::process::ExitCode;
+
+use agent_team_mesh::MeshError;
+pub use agent_team_mesh::error::chain;
+use serde_json::{Map, Value};
+
+mod explain;
+
+/// The exit codes of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It was done.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// Wrong usage, or a file that is needed and malformed.
+    Usage = 2,
+    /// No reply in time, or delivery unknown.
+    NoReply = 3,
+    /// An unknown teammate, or no address.
+    Unknown = 4,
+    /// Authentication, pairing, scope, identity.
+    Auth = 5,
+    /// Unreachable.
+    Unreachable = 6,
+    /// Refused by local policy.
+    Policy = 7,
+    /// A broadcast reached only some.
+    Partial = 8,
+    /// Busy, try again.
+    Busy = 75,
+    /// Interrupted.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failure, ready to be shown.
+#[derive(Debug)]
+pub struct CliError {
+    pub code: &'static str,
+    pub message: String,
+    pub hint: Option<String>,
+    pub exit: Exit,
+    /// What is known all the same, for the JSON document.
+    pub fields: Map<String, Value>,
+}
+
+impl CliError {
+    pub fn new(exit: Exit, code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, exit, fields: Map::new() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", message)
+    }
+
+    pub fn interrupted() -> Self {
+        Self::new(Exit::Interrupted, "interrupted", "interrupted")
+    }
+
+    /// A failure of this machine: disk full, no permission.
+    pub fn io(what: &str, error: &io::Error) -> Self {
+        Self::new(Exit::Failed, "io", format!("{what}: {error}"))
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same failure, beside what is known.
+    pub fn with_fields(mut self, fields: Value) -> Self {
+        if let Value::Object(fields) = fields {
+            self.fields.extend(fields);
+        }
+        self
+    }
+
+    /// What clap says, in one sentence: all up to the empty line, which names what is missing or allowed.
+    pub fn from_clap(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+        let message = lines.collect::<Vec<_>>().join(" ");
+        Self::usage(message.trim_start_matches("error: "))
+            .hint("agent-mesh --help lists commands and options")
+    }
+
+    /// The document's `error` object.
+    pub fn to_json(&self) -> Value {
+        let mut error = Map::new();
+        error.insert("code".to_owned(), self.code.into());
+        error.insert("message".to_owned(), self.message.clone().into());
+        error.insert("hint".to_owned(), self.hint.clone().into());
+        Value::Object(error)
+    }
+}
+
+impl From<MeshError> for CliError {
+    fn from(error: MeshError) -> Self {
+        explain::explain(&error)
+    }
+}
+
+impl From<&MeshError> for CliError {
+    fn from(error: &MeshError) -> Self {
+        explain::explain(error)
+    }
+}

@@ -1,0 +1,386 @@
+//! What each failure means to the user, and what to do about it: on our side, or on theirs.
+
+use agent_team_mesh::MeshError;
+use agent_team_mesh::archive::ArchiveError;
+use agent_team_mesh::client::protocol::{ErrorShape, Fault};
+use agent_team_mesh::client::{CallError, ConnectError};
+use agent_team_mesh::device::DeviceKeyError;
+use agent_team_mesh::identity::IdentityError;
+use agent_team_mesh::message::MessageError;
+use agent_team_mesh::ops::pair::approve_commands;
+use agent_team_mesh::private_file::PrivateFileError;
+use agent_team_mesh::record::To;
+use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
+use agent_team_mesh::secrets::SecretsError;
+
+use super::{CliError, Exit, chain};
+
+/// Code, exit code and hint of a failure.
+struct Meaning(Exit, &'static str, Option<String>);
+
+pub fn explain(error: &MeshError) -> CliError {
+    let Meaning(exit, code, hint) = meaning(error);
+    let mut shown = CliError::new(exit, code, chain(error));
+    shown.hint = hint;
+    shown
+}
+
+fn meaning(error: &MeshError) -> Meaning {
+    match error {
+        MeshError::Registry(error) => registry(error),
+        MeshError::Lookup(error) => lookup(error),
+        MeshError::Identity(error) => identity(error),
+        MeshError::IdentityUnknown { searched } => Meaning(
+            Exit::Policy,
+            "identity-unknown",
+            hint(format!("set MESH_MY_EMAIL=you@example.com, or fill one of: {}", searched.join(", "))),
+        ),
+        MeshError::Secrets(error) => secrets(error),
+        MeshError::Device(error) => device(error),
+        MeshError::File(error) => file(error),
+        MeshError::Message(error) => message(error),
+        MeshError::Usage(_) => Meaning(Exit::Usage, "usage", None),
+        MeshError::NoAddress { to, .. } => Meaning(
+            Exit::Unknown,
+            "no-address",
+            hint(format!("give {} an ip, hostname or url in the registry", to.name)),
+        ),
+        MeshError::PlainText { .. } => Meaning(
+            Exit::Policy,
+            "plain-text-refused",
+            hint("use a wss:// url in the registry; --insecure sends in plain text all the same"),
+        ),
+        MeshError::NoCredential { to } => Meaning(Exit::Auth, "no-credential", hint(get_a_token(to))),
+        MeshError::Connect { to, source } => connect(to, source),
+        MeshError::Scope { to, .. } => Meaning(
+            Exit::Auth,
+            "missing-scope",
+            hint(format!(
+                "a token alone gives no rights from another host: agent-mesh pair --to {}, then on their host {}",
+                to.email_prefix,
+                approve_commands("<request id>").join("  or  ")
+            )),
+        ),
+        MeshError::Call { to, source } => call(to, source),
+        MeshError::RunFailed { .. } => Meaning(Exit::Failed, "run-failed", None),
+        MeshError::NoReply { merged: true, .. } => Meaning(
+            Exit::Failed,
+            "no-reply",
+            hint("their session was busy and chat.send merges messages: send it again with --via agent"),
+        ),
+        MeshError::NoReply { .. } => {
+            Meaning(Exit::Failed, "no-reply", hint("their agent chose to say nothing, or could not"))
+        }
+        MeshError::ReplyDeadline { id, .. } => Meaning(
+            Exit::NoReply,
+            "no-reply-in-time",
+            hint(format!(
+                "their agent has it and may still be at work: agent-mesh wait {id}; do not send it again"
+            )),
+        ),
+        MeshError::Unknown { id, .. } => Meaning(
+            Exit::NoReply,
+            "delivery-unknown",
+            hint(format!(
+                "agent-mesh wait {id} looks again; sending it anew may make their agent do the work twice"
+            )),
+        ),
+        MeshError::TooOld { .. } => Meaning(Exit::Failed, "gateway-too-old", hint("use --via agent")),
+        MeshError::Fallback { .. } => Meaning(Exit::Unreachable, "fallback-failed", None),
+        MeshError::RefusedBefore { .. } => Meaning(Exit::Auth, "refused-before", None),
+        MeshError::Archive(error) => archive(error),
+        MeshError::NoSuchMessage { .. } => {
+            Meaning(Exit::Usage, "no-such-message", hint("agent-mesh log lists messages and their ids"))
+        }
+        MeshError::Ended { .. } => Meaning(Exit::Failed, "ended", hint("agent-mesh log show <id> tells how")),
+        MeshError::OwnTokenMissing { searched } => Meaning(
+            Exit::Auth,
+            "own-token-missing",
+            hint(format!("looked at {}; run this on the host of your own gateway", searched.join(", "))),
+        ),
+        MeshError::OpenClawSettings { .. } => Meaning(
+            Exit::Usage,
+            "openclaw-settings",
+            hint("set OPENCLAW_GATEWAY_TOKEN to your own gateway's token"),
+        ),
+        MeshError::OwnGateway { source, .. } => own_gateway(source),
+        MeshError::OwnGatewayCall { source } => own_call(source),
+        MeshError::NoSuchPairing { .. } => Meaning(
+            Exit::Unknown,
+            "no-such-device",
+            hint("agent-mesh pair list shows who waits and who is in"),
+        ),
+        _ => Meaning(Exit::Failed, "failed", None),
+    }
+}
+
+fn hint(text: impl Into<String>) -> Option<String> {
+    Some(text.into())
+}
+
+fn get_a_token(to: &To) -> String {
+    let prefix = &to.email_prefix;
+    format!(
+        "put the token {} gave you into a file and run: agent-mesh token set {prefix} < FILE; then agent-mesh pair --to {prefix}",
+        to.name
+    )
+}
+
+fn registry(error: &RegistryError) -> Meaning {
+    match error {
+        RegistryError::Missing { .. } => Meaning(
+            Exit::Usage,
+            "registry-missing",
+            hint("agent-mesh init writes one; --registry names another place"),
+        ),
+        RegistryError::Unreadable { .. } => Meaning(Exit::Usage, "registry-unreadable", None),
+        RegistryError::Malformed { .. } => Meaning(Exit::Usage, "registry-malformed", None),
+        RegistryError::InvalidField { .. } => Meaning(Exit::Usage, "registry-invalid", None),
+        RegistryError::Duplicate { .. } => {
+            Meaning(Exit::Usage, "registry-duplicate", hint("give each teammate an emailPrefix of their own"))
+        }
+        RegistryError::Write(error) => file(error),
+        _ => Meaning(Exit::Failed, "registry", None),
+    }
+}
+
+fn archive(error: &ArchiveError) -> Meaning {
+    match error {
+        ArchiveError::TooNew { .. } => {
+            Meaning(Exit::Failed, "archive-too-new", hint("use the newer agent-mesh, or another --state-dir"))
+        }
+        ArchiveError::Damaged { path, .. } => Meaning(
+            Exit::Failed,
+            "archive-damaged",
+            hint(format!(
+                "nothing was sent and the file is as it was: move {} away, and a new one is made",
+                path.display()
+            )),
+        ),
+        ArchiveError::Locked { .. } => {
+            Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
+        }
+        ArchiveError::Full { .. } => Meaning(Exit::Failed, "disk-full", hint("make room, then send again")),
+        ArchiveError::File(error) => file(error),
+        _ => Meaning(Exit::Failed, "archive", None),
+    }
+}
+
+fn lookup(error: &LookupError) -> Meaning {
+    let list =
+        |candidates: &[Candidate]| candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match error {
+        LookupError::Ambiguous { candidates, .. } => {
+            Meaning(Exit::Usage, "ambiguous", hint(format!("say which: {}", list(candidates))))
+        }
+        LookupError::Unknown { near, .. } if near.is_empty() => {
+            Meaning(Exit::Unknown, "unknown-teammate", hint("agent-mesh list shows the team"))
+        }
+        LookupError::Unknown { near, .. } => {
+            Meaning(Exit::Unknown, "unknown-teammate", hint(format!("did you mean {}?", list(near))))
+        }
+        _ => Meaning(Exit::Unknown, "unknown-teammate", None),
+    }
+}
+
+fn identity(error: &IdentityError) -> Meaning {
+    match error {
+        IdentityError::NotAnAddress { .. } => Meaning(Exit::Usage, "identity-invalid", None),
+        IdentityError::Unreadable { .. } => Meaning(Exit::Usage, "identity-unreadable", None),
+        _ => Meaning(Exit::Usage, "identity-malformed", None),
+    }
+}
+
+fn secrets(error: &SecretsError) -> Meaning {
+    match error {
+        SecretsError::File(error) => file(error),
+        SecretsError::Empty { .. } | SecretsError::ControlCharacter { .. } => {
+            Meaning(Exit::Usage, "token-invalid", None)
+        }
+        _ => Meaning(Exit::Usage, "tokens-malformed", None),
+    }
+}
+
+fn device(error: &DeviceKeyError) -> Meaning {
+    match error {
+        DeviceKeyError::File(error) => file(error),
+        DeviceKeyError::Malformed { .. } => Meaning(
+            Exit::Usage,
+            "device-key-malformed",
+            hint("restore it from a backup; without it, remove it and pair again with every peer"),
+        ),
+        _ => Meaning(Exit::Failed, "device-key", None),
+    }
+}
+
+fn file(error: &PrivateFileError) -> Meaning {
+    match error {
+        PrivateFileError::WideMode { fix, .. } => Meaning(Exit::Policy, "unsafe-file", hint(fix)),
+        PrivateFileError::Symlink { .. }
+        | PrivateFileError::NotAFile { .. }
+        | PrivateFileError::ForeignOwner { .. } => Meaning(Exit::Policy, "unsafe-file", None),
+        _ => Meaning(Exit::Failed, "io", None),
+    }
+}
+
+fn message(error: &MessageError) -> Meaning {
+    match error {
+        MessageError::TooLarge { .. } => {
+            Meaning(Exit::Policy, "message-too-large", hint("shorten it, or raise MESH_MSG_HARD_LIMIT"))
+        }
+        _ => Meaning(Exit::Usage, "message-invalid", None),
+    }
+}
+
+fn connect(to: &To, error: &ConnectError) -> Meaning {
+    let prefix = &to.email_prefix;
+    match error {
+        ConnectError::Refused(shape) => refused(to, shape),
+        ConnectError::PinMismatch { .. } => Meaning(
+            Exit::Auth,
+            "identity-changed",
+            hint(format!(
+                "somebody else may be at this address: ask {} before changing tlsFingerprint in the registry",
+                to.name
+            )),
+        ),
+        ConnectError::Untrusted { fingerprint: Some(seen), .. } => Meaning(
+            Exit::Auth,
+            "tls-untrusted",
+            hint(format!(
+                "if {} confirms it, set \"tlsFingerprint\": \"{seen}\" for {prefix} in the registry",
+                to.name
+            )),
+        ),
+        ConnectError::Untrusted { .. } => Meaning(Exit::Auth, "tls-untrusted", None),
+        ConnectError::PublicAddress { .. } => {
+            Meaning(Exit::Policy, "plain-text-refused", hint("use a wss:// url in the registry"))
+        }
+        ConnectError::Tls(_) => {
+            Meaning(Exit::Unreachable, "tls-failed", hint("does the gateway speak TLS there?"))
+        }
+        ConnectError::NotAGateway { .. } => Meaning(
+            Exit::Unreachable,
+            "not-a-gateway",
+            hint(format!("something else answers at the address of {prefix}: check the registry")),
+        ),
+        ConnectError::Http(503) => {
+            Meaning(Exit::Busy, "busy", hint("the gateway is restarting: try again shortly"))
+        }
+        _ => Meaning(
+            Exit::Unreachable,
+            "unreachable",
+            hint(format!("agent-mesh ping --to {prefix} shows how far it gets")),
+        ),
+    }
+}
+
+fn refused(to: &To, shape: &ErrorShape) -> Meaning {
+    let prefix = &to.email_prefix;
+    match shape.fault() {
+        Fault::TokenMismatch => Meaning(
+            Exit::Auth,
+            "token-mismatch",
+            hint(format!(
+                "the token for {prefix} is wrong or was changed: agent-mesh token set {prefix} < FILE. Do not retry: ten failures lock your address out for five minutes"
+            )),
+        ),
+        Fault::DeviceTokenMismatch => Meaning(
+            Exit::Auth,
+            "device-token-invalid",
+            hint(format!(
+                "{} rotated or revoked our access: agent-mesh pair --to {prefix} asks again",
+                to.name
+            )),
+        ),
+        Fault::PairingRequired { request_id: Some(id), .. } => {
+            let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
+            let text = format!("on {}'s host, run one of: {ours}  |  {theirs}; then send again", to.name);
+            Meaning(Exit::Auth, "pairing-required", hint(text))
+        }
+        Fault::PairingRequired { .. } | Fault::DeviceIdentityRequired => {
+            Meaning(Exit::Auth, "pairing-required", hint(format!("agent-mesh pair --to {prefix}")))
+        }
+        Fault::ScopeMismatch => Meaning(
+            Exit::Auth,
+            "scope-mismatch",
+            hint(format!(
+                "{} approved this device for less: agent-mesh pair --to {prefix} asks again",
+                to.name
+            )),
+        ),
+        Fault::RateLimited { retry_after_ms } => {
+            let wait = retry_after_ms.unwrap_or(300_000) / 1000 + 1;
+            Meaning(
+                Exit::Auth,
+                "locked-out",
+                hint(format!("too many failures from this address: wait {wait} s")),
+            )
+        }
+        Fault::BootstrapTokenInvalid => {
+            Meaning(Exit::Auth, "invite-invalid", hint(format!("ask {} for a new one", to.name)))
+        }
+        Fault::TokenMissing => Meaning(Exit::Auth, "no-credential", hint(get_a_token(to))),
+        Fault::DeviceAuth(_) => {
+            Meaning(Exit::Auth, "device-refused", hint("does the clock of one of the hosts go wrong?"))
+        }
+        Fault::MissingScope(_) => {
+            Meaning(Exit::Auth, "missing-scope", hint(format!("agent-mesh pair --to {prefix}")))
+        }
+        Fault::ProtocolMismatch { .. } => Meaning(
+            Exit::Unreachable,
+            "protocol-mismatch",
+            hint("this version speaks gateway protocols 3 and 4"),
+        ),
+        Fault::Unavailable { .. } => {
+            Meaning(Exit::Busy, "busy", hint("the gateway is starting or restarting: try again shortly"))
+        }
+        _ => Meaning(Exit::Failed, "refused", None),
+    }
+}
+
+fn call(to: &To, error: &CallError) -> Meaning {
+    match error {
+        CallError::Refused(shape) if shape.fault() == Fault::Other => Meaning(Exit::Failed, "refused", None),
+        CallError::Refused(shape) => refused(to, shape),
+        CallError::TooLarge { .. } => Meaning(Exit::Policy, "message-too-large", None),
+        CallError::Deadline => Meaning(Exit::NoReply, "no-reply-in-time", None),
+        CallError::Lost(_) => Meaning(Exit::Unreachable, "unreachable", None),
+        _ => Meaning(Exit::Failed, "bad-answer", None),
+    }
+}
+
+fn own_gateway(error: &ConnectError) -> Meaning {
+    match error {
+        ConnectError::Refused(shape) => match shape.fault() {
+            Fault::Unavailable { .. } => {
+                Meaning(Exit::Busy, "busy", hint("your gateway is starting: try again shortly"))
+            }
+            Fault::ProtocolMismatch { .. } => Meaning(Exit::Unreachable, "protocol-mismatch", None),
+            _ => Meaning(
+                Exit::Auth,
+                "own-token-refused",
+                hint(
+                    "set OPENCLAW_GATEWAY_TOKEN to your own gateway's token, or MESH_GATEWAY_URL to your own gateway",
+                ),
+            ),
+        },
+        _ => Meaning(
+            Exit::Unreachable,
+            "own-gateway-unreachable",
+            hint("is your own gateway running on this host? --gateway names another address"),
+        ),
+    }
+}
+
+fn own_call(error: &CallError) -> Meaning {
+    match error {
+        CallError::Refused(shape) if shape.fault().is_auth() => Meaning(
+            Exit::Auth,
+            "own-token-refused",
+            hint("this must run on your own gateway's host, over loopback, with the gateway's token"),
+        ),
+        CallError::Refused(_) => Meaning(Exit::Failed, "refused", None),
+        _ => Meaning(Exit::Unreachable, "own-gateway-unreachable", None),
+    }
+}

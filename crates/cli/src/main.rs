@@ -1,0 +1,78 @@
+//! `agent-mesh`: argv in; text or JSON and an exit code out.
+
+mod args;
+mod commands;
+mod error;
+mod prompt;
+mod settings;
+mod text;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::error::{CliError, Exit};
+use crate::settings::{Env, Settings};
+use crate::ui::Ui;
+
+fn main() -> ExitCode {
+    // Every file we create holds secrets or private talk.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let env = Env::of_process();
+    let argv: Vec<_> = env.args().collect();
+    let cli = match Cli::try_parse_from(&argv) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &argv, &env),
+    };
+    let mut ui = Ui::new(&cli.global, &env);
+    let name = cli.command.name();
+    match run(cli, env, &mut ui) {
+        Ok(exit) => exit.into(),
+        Err(error) => ui.failure(name, error).into(),
+    }
+}
+
+fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
+    ui.start_log(cli.global.verbose);
+    // TLS of every kind finds its one provider here.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let needs_threads = matches!(cli.command, Command::Serve(_) | Command::Demo(_));
+    let mut builder = if needs_threads {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder.enable_all().build().map_err(|e| CliError::io("cannot start", &e))?;
+    let settings = Settings::load(&cli.global, env)?;
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = commands::run(cli.command, &settings, ui) => outcome,
+            _ = interrupted() => Err(CliError::interrupted()),
+        }
+    })
+}
+
+/// Ctrl-C. Commands that have something to say about it catch it first.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// `--help`, `--version`, and what cannot be parsed. Under `--json` a mistake is one document, too.
+fn usage(error: &clap::Error, argv: &[std::ffi::OsString], env: &Env) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let json =
+        argv.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json") || env.json().unwrap_or(false);
+    if !json {
+        let _ = error.print();
+        return Exit::Usage.into();
+    }
+    let name = argv.iter().skip(1).filter_map(|arg| arg.to_str()).find(|arg| args::is_command(arg));
+    Ui::json_only().failure(name.unwrap_or("agent-mesh"), CliError::from_clap(error)).into()
+}

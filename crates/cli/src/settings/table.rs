@@ -1,0 +1,227 @@
+//! Every setting once: its names, its default and its meaning. The loader reads variables by this table, `agent-mesh
+//! config` prints it, and `docs/config.md` is written from it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Setting, Settings, Source};
+use crate::error::CliError;
+
+/// What there is to know about a setting.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct About {
+    /// Its name, also in `config.toml` if it may stand there.
+    pub name: &'static str,
+    /// Whether it may stand in `config.toml`.
+    #[serde(rename = "inFile")]
+    pub in_file: bool,
+    /// The option, if there is one.
+    pub flag: Option<&'static str>,
+    /// The variable.
+    pub env: &'static str,
+    /// What it is when nobody says anything.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+pub const CONFIG: About = About {
+    name: "config",
+    in_file: false,
+    flag: Some("--config"),
+    env: "MESH_CONFIG",
+    default: "`${XDG_CONFIG_HOME:-~/.config}/agent-team-mesh/config.toml`",
+    meaning: "The settings file. It need not exist, unless you name one.",
+};
+pub const REGISTRY: About = About {
+    name: "registry",
+    in_file: true,
+    flag: Some("--registry"),
+    env: "MESH_REGISTRY",
+    default: "the first that exists: `${XDG_CONFIG_HOME:-~/.config}/agent-team-mesh/registry.json`, \
+              `./references/registry.json`, `../references/registry.json` beside the binary, \
+              `~/.openclaw/workspace/skills/agent-team-mesh/references/registry.json`",
+    meaning: "The team: who is in it, and where their gateways are.",
+};
+pub const TOKENS: About = About {
+    name: "tokens",
+    in_file: true,
+    flag: Some("--tokens"),
+    env: "MESH_TOKENS_FILE",
+    default: "`${XDG_CONFIG_HOME:-~/.config}/agent-team-mesh/tokens.json`",
+    meaning: "Our tokens for other peers' gateways. Its mode must be 0600.",
+};
+pub const STATE_DIR: About = About {
+    name: "state-dir",
+    in_file: true,
+    flag: Some("--state-dir"),
+    env: "MESH_STATE_DIR",
+    default: "`${XDG_STATE_HOME:-~/.local/state}/agent-team-mesh`",
+    meaning: "The folder of our device key and of the tokens that gateways issued to it.",
+};
+pub const GATEWAY: About = About {
+    name: "gateway",
+    in_file: true,
+    flag: Some("--gateway"),
+    env: "MESH_GATEWAY_URL",
+    default: "`ws://127.0.0.1:18789`",
+    meaning: "Our own gateway, where `pair list`, `approve`, `reject` and `revoke` do their work.",
+};
+pub const GATEWAY_TOKEN: About = About {
+    name: "gateway-token",
+    in_file: false,
+    flag: None,
+    env: "OPENCLAW_GATEWAY_TOKEN",
+    default: "`MESH_GATEWAY_TOKEN`, else `gateway.auth.token` of `~/.openclaw/openclaw.json`, else the token that \
+              `agent-mesh serve` made",
+    meaning: "The token of our own gateway. A secret: it is never shown.",
+};
+pub const SERVE_TOKEN: About = About {
+    name: "serve-token",
+    in_file: false,
+    flag: Some("--token-file"),
+    env: "MESH_GATEWAY_TOKEN",
+    default: "`serve` makes one and keeps it in the state folder",
+    meaning: "The token that `agent-mesh serve` asks of its owner. A secret: it is never shown. The option names a file \
+              that holds it.",
+};
+pub const ME: About = About {
+    name: "me",
+    in_file: true,
+    flag: Some("--me"),
+    env: "MESH_MY_EMAIL",
+    default: "the `email:` line of the first `USER.md` in `~/.openclaw/workspace`, `~/.config/agent-team-mesh` or the \
+              working folder, else `user.email` of `~/sso.json`",
+    meaning: "Who I am: an e-mail address, or the part before the @.",
+};
+pub const EMAIL_DOMAIN: About = About {
+    name: "email-domain",
+    in_file: true,
+    flag: None,
+    env: "MESH_EMAIL_DOMAIN",
+    default: "`example.com`",
+    meaning: "The domain that completes an e-mail prefix given alone.",
+};
+pub const IM_FALLBACK: About = About {
+    name: "im-fallback",
+    in_file: true,
+    flag: None,
+    env: "MESH_IM_FALLBACK",
+    default: "none",
+    meaning: "A script that delivers a message when a teammate's gateway cannot be reached. It is run without a shell as \
+              `SCRIPT --to PREFIX@DOMAIN --msg TEXT`.",
+};
+pub const SOFT_LIMIT: About = About {
+    name: "msg-soft-limit",
+    in_file: true,
+    flag: None,
+    env: "MESH_MSG_SOFT_LIMIT",
+    default: "`4096`",
+    meaning: "A message of more bytes than this is sent with a warning. Bytes of UTF-8, without the header.",
+};
+pub const HARD_LIMIT: About = About {
+    name: "msg-hard-limit",
+    in_file: true,
+    flag: None,
+    env: "MESH_MSG_HARD_LIMIT",
+    default: "`8192`",
+    meaning: "A message of more bytes than this is not sent.",
+};
+pub const TIMEOUT: About = About {
+    name: "timeout",
+    in_file: true,
+    flag: Some("--timeout"),
+    env: "MESH_TIMEOUT",
+    default: "`60s`",
+    meaning: "How long a send may take, from the first look-up to the reply: `60`, `90s`, `2m`, `500ms`.",
+};
+pub const CONNECT_TIMEOUT: About = About {
+    name: "connect-timeout",
+    in_file: true,
+    flag: None,
+    env: "MESH_CONNECT_TIMEOUT",
+    default: "`5s`",
+    meaning: "How long it may take until a gateway has said its first word.",
+};
+pub const PRIVATE_NAMES: About = About {
+    name: "allow-insecure-private-ws",
+    in_file: true,
+    flag: None,
+    env: "OPENCLAW_ALLOW_INSECURE_PRIVATE_WS",
+    default: "`0`",
+    meaning: "`1` allows plain `ws://` to DNS names that lead to private addresses. Private addresses, loopback, \
+              `.local` and `*.ts.net` need nothing; a public host needs `wss://` or `--insecure`.",
+};
+pub const JSON: About = About {
+    name: "json",
+    in_file: false,
+    flag: Some("--json"),
+    env: "MESH_JSON",
+    default: "`0`",
+    meaning: "`1` prints one JSON document in place of text.",
+};
+pub const NO_COLOR: About = About {
+    name: "no-color",
+    in_file: false,
+    flag: Some("--no-color"),
+    env: "NO_COLOR",
+    default: "unset",
+    meaning: "Set to anything, it means no colours. Output that goes to no terminal has none anyway.",
+};
+
+/// A setting as it is now.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Effective {
+    #[serde(flatten)]
+    pub about: &'static About,
+    /// None where nobody said anything and nothing is the default.
+    pub value: Option<String>,
+    /// `flag --tokens`, `env MESH_TOKENS_FILE`, the path of the settings file, or `default`.
+    pub source: String,
+}
+
+impl Settings {
+    /// Every setting and where it came from. Of secrets only whether they are set.
+    pub fn effective(&self) -> Result<Vec<Effective>, CliError> {
+        let path = |path: &Path| Some(path.display().to_string());
+        let time = |time: Duration| Some(format!("{time:?}"));
+        let secret = |set: bool| Some(if set { "set" } else { "unset" }.to_owned());
+        let (own_token, serve_token) = (self.own_token_setting()?, self.serve_token_setting()?);
+        Ok(vec![
+            self.row(&CONFIG, &self.config_file, |value| path(value)),
+            self.row(&REGISTRY, &self.registry, |value| path(value)),
+            self.row(&TOKENS, &self.tokens, |value| path(value)),
+            self.row(&STATE_DIR, &self.state_dir, |value| path(value)),
+            self.row(&GATEWAY, &self.gateway, |value| Some(value.to_string())),
+            self.row(&GATEWAY_TOKEN, &own_token, |value| secret(value.is_some())),
+            self.row(&SERVE_TOKEN, &serve_token, |value| secret(value.is_some())),
+            self.row(&ME, &self.me, Clone::clone),
+            self.row(&EMAIL_DOMAIN, &self.email_domain, |value| Some(value.clone())),
+            self.row(&IM_FALLBACK, &self.im_fallback, |value| value.as_deref().and_then(path)),
+            self.row(&SOFT_LIMIT, &self.soft_limit, |value| Some(value.to_string())),
+            self.row(&HARD_LIMIT, &self.hard_limit, |value| Some(value.to_string())),
+            self.row(&TIMEOUT, &self.timeout, |value| time(*value)),
+            self.row(&CONNECT_TIMEOUT, &self.connect_timeout, |value| time(*value)),
+            self.row(&PRIVATE_NAMES, &self.private_names, |value| Some(value.to_string())),
+            self.row(&JSON, &self.json, |value| Some(value.to_string())),
+            self.row(&NO_COLOR, &self.no_color, |value| Some(value.to_string())),
+        ])
+    }
+
+    fn row<T>(
+        &self,
+        about: &'static About,
+        setting: &Setting<T>,
+        show: impl FnOnce(&T) -> Option<String>,
+    ) -> Effective {
+        let source = match setting.source {
+            Source::Flag(flag) => format!("flag {flag}"),
+            Source::Env(name) => format!("env {name}"),
+            Source::File => self.config_file.value.display().to_string(),
+            Source::Default => "default".to_owned(),
+        };
+        Effective { about, value: show(&setting.value), source }
+    }
+}

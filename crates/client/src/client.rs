@@ -1,0 +1,179 @@
+//! The handle to a connection that stands.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use openclaw_protocol::connect::Hello;
+use openclaw_protocol::frame::encode_request;
+use openclaw_protocol::methods::Method;
+use openclaw_protocol::methods::agent::Agent;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+
+use crate::dial::Socket;
+use crate::driver::{Answer, Command, Driver};
+use crate::error::{CallError, Lost};
+use crate::run::Run;
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(250);
+
+/// A connection to a gateway that let us in. Cheap to clone; the connection ends when the last handle goes.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    hello: Hello,
+    commands: mpsc::UnboundedSender<Command>,
+    events: broadcast::Sender<GatewayEvent>,
+    next_id: AtomicU64,
+    ended: Arc<OnceLock<Lost>>,
+}
+
+/// Something the gateway pushed.
+#[derive(Debug, Clone)]
+pub struct GatewayEvent {
+    /// Its name, such as `chat`.
+    pub name: Arc<str>,
+    /// Its content, unparsed.
+    pub payload: Arc<RawValue>,
+}
+
+impl GatewayEvent {
+    /// Reads the content.
+    ///
+    /// # Errors
+    /// When it is not what `T` wants.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.payload.get())
+    }
+}
+
+/// The events from the moment of subscription on.
+pub struct Events(broadcast::Receiver<GatewayEvent>);
+
+impl Events {
+    /// The next event; `None` when the connection ended. A reader that falls more than 1,024 events behind misses the
+    /// oldest: events show progress, answers carry results.
+    pub async fn next(&mut self) -> Option<GatewayEvent> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => tracing::debug!(missed, "events missed"),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// A request under way; dropped before its answer, it tells the driver to forget it.
+pub(crate) struct Pending {
+    id: u64,
+    commands: mpsc::UnboundedSender<Command>,
+    answers: mpsc::UnboundedReceiver<Answer>,
+    ended: Arc<OnceLock<Lost>>,
+}
+
+impl Pending {
+    /// The next answer to the request.
+    pub(crate) async fn answer(&mut self, deadline: Instant) -> Result<Answer, CallError> {
+        match timeout_at(deadline, self.answers.recv()).await {
+            Err(_) => Err(CallError::Deadline),
+            Ok(Some(Answer::Lost(lost))) => Err(CallError::Lost(lost)),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => {
+                let gone = || Lost::Dropped("the connection is gone".to_owned());
+                Err(CallError::Lost(self.ended.get().cloned().unwrap_or_else(gone)))
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // The driver may be gone; then there is nothing to forget.
+        let _ = self.commands.send(Command::Forget { id: self.id });
+    }
+}
+
+impl Client {
+    pub(crate) fn start_driver(socket: Socket, hello: Hello) -> Self {
+        let (commands, received) = mpsc::unbounded_channel();
+        let (events, _) = broadcast::channel(1024);
+        let ended = Arc::new(OnceLock::new());
+        tokio::spawn(Driver::new(socket, &hello.policy, received, events.clone(), Arc::clone(&ended)).run());
+        Self { shared: Arc::new(Shared { hello, commands, events, next_id: AtomicU64::new(1), ended }) }
+    }
+
+    /// What the gateway said when it let us in: its version, our rights, its limits, perhaps a device token.
+    #[must_use]
+    pub fn hello(&self) -> &Hello {
+        &self.shared.hello
+    }
+
+    /// The gateway's events from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events(self.shared.events.subscribe())
+    }
+
+    /// Calls a method and waits for its answer.
+    ///
+    /// # Errors
+    /// See [`CallError`]; after [`CallError::Lost`] and [`CallError::Deadline`] the request may have been carried out.
+    pub async fn call<M: Method>(&self, request: &M, deadline: Instant) -> Result<M::Payload, CallError> {
+        let mut pending = self.send(request, false)?;
+        match pending.answer(deadline).await? {
+            Answer::Good(payload) => {
+                let raw = payload.as_ref().map_or("null", |raw| raw.get());
+                serde_json::from_str(raw).map_err(CallError::Decode)
+            }
+            Answer::Bad(error) => Err(CallError::Refused(error)),
+            Answer::Lost(lost) => Err(CallError::Lost(lost)),
+        }
+    }
+
+    /// Sends a request whose answer nobody waits for. Requests are carried out in the order they were sent.
+    ///
+    /// # Errors
+    /// When it cannot be written or is too large; not when the connection is gone.
+    pub fn tell<M: Method>(&self, request: &M) -> Result<(), CallError> {
+        self.send(request, false).map(drop)
+    }
+
+    /// Starts a run of an agent and waits until the gateway accepted it.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn start(&self, request: &Agent, deadline: Instant) -> Result<Run, CallError> {
+        Run::accepted(self.send(request, true)?, deadline).await
+    }
+
+    /// Says goodbye and waits, briefly, until it is on its way.
+    pub async fn close(self) {
+        let _ = self.shared.commands.send(Command::Close);
+        let _ = timeout(GOODBYE, self.shared.commands.closed()).await;
+    }
+
+    fn send<M: Method>(&self, request: &M, two_answers: bool) -> Result<Pending, CallError> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let frame = encode_request(&id.to_string(), M::NAME, request).map_err(CallError::Encode)?;
+        let limit = self.shared.hello.policy.max_payload;
+        if frame.len() > limit {
+            return Err(CallError::TooLarge { bytes: frame.len(), limit });
+        }
+        let (to, answers) = mpsc::unbounded_channel();
+        // A failed send means that the driver is gone: `to` is dropped with it and the waiter learns of the loss.
+        let _ = self.shared.commands.send(Command::Request { id, frame, to, two_answers });
+        Ok(Pending {
+            id,
+            commands: self.shared.commands.clone(),
+            answers,
+            ended: Arc::clone(&self.shared.ended),
+        })
+    }
+}

@@ -1,0 +1,327 @@
+//! Who a client is, and what it may do: the table of the real gateway in token mode.
+//!
+//! | from | credential | device | result |
+//! |---|---|---|---|
+//! | loopback | shared token | none, or `gateway-client`/`backend` | the requested scopes |
+//! | loopback | shared token | any other client | the same, silently paired, a device token |
+//! | remote | shared token | none | no scopes |
+//! | remote | shared token | new | a pairing request |
+//! | remote | shared token | approved | the requested scopes within the approved ones, a device token |
+//! | any | device token | its own | the requested scopes, or a refusal if more is asked |
+//!
+//! Nobody remote ever gets more than `operator.read` and `operator.write`.
+
+use std::net::IpAddr;
+
+use openclaw_protocol::ErrorShape;
+use openclaw_protocol::connect::{Auth, ConnectParams, Granted};
+use serde_json::{Value, json};
+
+use crate::lockout::{Kind, Lockout};
+use crate::pairing::{Claim, Device, Now, Pairing};
+use crate::secret::SharedToken;
+
+/// A client at the door: its request was read, and its device proof (if any) holds.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) params: &'a ConnectParams,
+    /// The id of the device that signed.
+    pub(crate) device: Option<&'a str>,
+    pub(crate) ip: IpAddr,
+}
+
+/// The door: what is needed to decide.
+#[derive(Debug)]
+pub(crate) struct Door<'a> {
+    pub(crate) token: &'a SharedToken,
+    pub(crate) pairing: &'a mut Pairing,
+    pub(crate) lockout: &'a mut Lockout,
+    pub(crate) now: Now,
+}
+
+/// A client that may come in.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// For the hello.
+    pub(crate) granted: Granted,
+    /// The device list changed and has to be saved before the hello.
+    pub(crate) changed: bool,
+}
+
+/// A client that may not.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) error: ErrorShape,
+    /// What the close says, if not the error's message.
+    pub(crate) reason: Option<String>,
+    /// A new row for those who may approve.
+    pub(crate) requested: Option<Value>,
+}
+
+impl From<ErrorShape> for Box<Refusal> {
+    fn from(error: ErrorShape) -> Self {
+        Self::new(Refusal { error, reason: None, requested: None })
+    }
+}
+
+/// What a good credential proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// The owner's token.
+    Shared,
+    /// The token of the device that signed.
+    Device,
+}
+
+impl Door<'_> {
+    /// Decides.
+    pub(crate) fn admit(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        let offered = Offered::new(caller.params.auth.as_ref());
+        let counted = offered.kind().filter(|_| !caller.is_local());
+        if let Some(left) = counted.and_then(|kind| self.lockout.locked(caller.ip, kind, self.now.at)) {
+            return Err(rate_limited(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).into());
+        }
+        let proof = self.check(&offered, caller).inspect_err(|wrong| {
+            if let (Some(kind), true) = (counted, wrong.counts) {
+                self.lockout.failure(caller.ip, kind, self.now.at);
+            }
+        });
+        match proof.map_err(|wrong| wrong.error)? {
+            Proof::Shared if caller.is_local() => self.owner(caller),
+            Proof::Shared => self.remote_with_shared_token(caller),
+            Proof::Device => self.with_device_token(caller),
+        }
+    }
+
+    fn check(&self, offered: &Offered<'_>, caller: &Caller<'_>) -> Result<Proof, Wrong> {
+        let device = caller.device.and_then(|id| self.pairing.device(id));
+        let is_device_token =
+            |text: Option<&str>| text.is_some_and(|text| device.is_some_and(|device| device.token.is(text)));
+        if offered.shared.is_some_and(|token| self.token.is(token)) {
+            return Ok(Proof::Shared);
+        }
+        if is_device_token(offered.shared) || is_device_token(offered.device) {
+            return Ok(Proof::Device);
+        }
+        Err(offered.wrong(caller.device.is_some()))
+    }
+
+    /// Loopback and the shared token: this is the owner.
+    fn owner(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        let granted = granted("token", caller.params.scopes.clone());
+        let Some(claim) = caller.claim().filter(|_| !caller.is_backend()) else {
+            return Ok(Entry { granted, changed: false });
+        };
+        let changed = self.pairing.approve_silently(claim.clone(), self.now)?;
+        self.pairing.seen(&claim, self.now);
+        let granted = match self.pairing.device(&claim.device_id) {
+            Some(device) => with_token(granted, device),
+            None => granted,
+        };
+        Ok(Entry { granted, changed })
+    }
+
+    fn remote_with_shared_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        let Some(claim) = caller.claim().map(Claim::remote) else {
+            return Ok(Entry { granted: granted("token", Vec::new()), changed: false });
+        };
+        let Some(device) = self.pairing.device(&claim.device_id) else {
+            return Err(self.ask(&claim, &NOT_PAIRED));
+        };
+        if !device.is_unchanged(&claim) {
+            return Err(self.ask(&claim, &METADATA_UPGRADE));
+        }
+        if !claim.scopes.iter().all(|scope| device.allows(scope, false)) {
+            return Err(self.ask(&claim, &SCOPE_UPGRADE));
+        }
+        let granted = with_token(granted("token", claim.scopes.clone()), device);
+        self.pairing.seen(&claim, self.now);
+        Ok(Entry { granted, changed: false })
+    }
+
+    fn with_device_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        let known = caller.claim().and_then(|claim| Some((self.pairing.device(&claim.device_id)?, claim)));
+        let Some((device, claim)) = known else { return Err(device_identity_required().into()) };
+        if !caller.is_local() && !device.is_unchanged(&claim) {
+            return Err(self.ask(&claim.remote(), &METADATA_UPGRADE));
+        }
+        if !claim.scopes.iter().all(|scope| device.allows(scope, caller.is_local())) {
+            return Err(scope_mismatch().into());
+        }
+        let granted = with_token(granted("device-token", claim.scopes.clone()), device);
+        self.pairing.seen(&claim, self.now);
+        Ok(Entry { granted, changed: false })
+    }
+
+    /// Files a pairing request and says so.
+    fn ask(&mut self, claim: &Claim, why: &Why) -> Box<Refusal> {
+        let (pending, new) = match self.pairing.request(claim, self.now) {
+            Ok(filed) => filed,
+            Err(error) => return error.into(),
+        };
+        let mut details = json!({
+            "code": "PAIRING_REQUIRED", "reason": why.reason, "requestId": pending.request_id,
+            "remediationHint": why.hint, "deviceId": claim.device_id,
+            "requestedRole": "operator", "requestedScopes": claim.scopes,
+        });
+        if let Some(device) = self.pairing.device(&claim.device_id) {
+            details["approvedRoles"] = json!(["operator"]);
+            details["approvedScopes"] = json!(device.claim.scopes);
+        }
+        let message = format!("pairing required: {}", why.words);
+        Box::new(Refusal {
+            reason: Some(format!("{message} (requestId: {})", pending.request_id)),
+            error: ErrorShape::new("NOT_PAIRED", message).with_details(details),
+            requested: new.then(|| pending.row()),
+        })
+    }
+}
+
+impl Caller<'_> {
+    fn is_local(&self) -> bool {
+        self.ip.is_loopback()
+    }
+
+    /// The reference client's way of saying "a program of the owner": it never becomes a device of its own.
+    fn is_backend(&self) -> bool {
+        let client = &self.params.client;
+        client.id == "gateway-client" && client.mode == "backend"
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        self.device.map(|id| Claim::new(self.params, id, self.ip.to_string()))
+    }
+}
+
+/// The credential of a connect; empty texts count as absent.
+#[derive(Debug)]
+struct Offered<'a> {
+    shared: Option<&'a str>,
+    device: Option<&'a str>,
+    bootstrap: Option<&'a str>,
+}
+
+impl<'a> Offered<'a> {
+    fn new(auth: Option<&'a Auth>) -> Self {
+        let given = |pick: fn(&'a Auth) -> &'a Option<String>| {
+            auth.and_then(|auth| pick(auth).as_deref()).filter(|text| !text.is_empty())
+        };
+        Self {
+            shared: given(|auth| &auth.token).or_else(|| given(|auth| &auth.password)),
+            device: given(|auth| &auth.device_token),
+            bootstrap: given(|auth| &auth.bootstrap_token),
+        }
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        let kinds =
+            [(self.shared, Kind::Shared), (self.device, Kind::Device), (self.bootstrap, Kind::Bootstrap)];
+        kinds.into_iter().find(|(text, _)| text.is_some()).map(|(_, kind)| kind)
+    }
+
+    /// Why a credential that proved nothing is refused.
+    fn wrong(&self, has_device: bool) -> Wrong {
+        match (self.kind(), has_device) {
+            (Some(Kind::Shared), _) => Wrong::counted(token_mismatch(has_device)),
+            (Some(Kind::Device), true) => Wrong::counted(device_token_mismatch()),
+            (Some(Kind::Bootstrap), true) => Wrong::counted(bootstrap_invalid()),
+            (None, true) => Wrong::free(token_missing()),
+            (_, false) => Wrong::free(device_identity_required()),
+        }
+    }
+}
+
+/// A refused credential, and whether it counts towards the lockout: only a guess does.
+#[derive(Debug)]
+struct Wrong {
+    error: ErrorShape,
+    counts: bool,
+}
+
+impl Wrong {
+    fn counted(error: ErrorShape) -> Self {
+        Self { error, counts: true }
+    }
+
+    fn free(error: ErrorShape) -> Self {
+        Self { error, counts: false }
+    }
+}
+
+fn granted(method: &str, scopes: Vec<String>) -> Granted {
+    Granted { method: Some(method.to_owned()), role: "operator".to_owned(), scopes, ..Granted::default() }
+}
+
+fn with_token(granted: Granted, device: &Device) -> Granted {
+    let token = device.token.expose().to_owned();
+    Granted { device_token: Some(token), issued_at_ms: Some(device.token_at_ms), ..granted }
+}
+
+/// Why a human has to approve.
+struct Why {
+    reason: &'static str,
+    words: &'static str,
+    hint: &'static str,
+}
+
+const NOT_PAIRED: Why = Why {
+    reason: "not-paired",
+    words: "device is not approved yet",
+    hint: "Approve this device from the pending pairing requests.",
+};
+const METADATA_UPGRADE: Why = Why {
+    reason: "metadata-upgrade",
+    words: "device identity changed",
+    hint: "Review the changed platform, then approve the pending request.",
+};
+const SCOPE_UPGRADE: Why = Why {
+    reason: "scope-upgrade",
+    words: "more scopes than approved",
+    hint: "Review the requested scopes, then approve the pending upgrade.",
+};
+
+/// A failed credential in the words of the real gateway, which the reference client reads.
+fn unauthorized(message: &str, code: &str, reason: &str, retry: bool, next: &str) -> ErrorShape {
+    ErrorShape::invalid(format!("unauthorized: {message}")).with_details(json!({
+        "code": code, "authReason": reason, "canRetryWithDeviceToken": retry, "recommendedNextStep": next,
+    }))
+}
+
+fn token_mismatch(has_device: bool) -> ErrorShape {
+    let next = if has_device { "retry_with_device_token" } else { "update_auth_credentials" };
+    let message = "gateway token mismatch (provide gateway auth token)";
+    unauthorized(message, "AUTH_TOKEN_MISMATCH", "token_mismatch", has_device, next)
+}
+
+fn token_missing() -> ErrorShape {
+    let message = "gateway token missing (provide gateway auth token)";
+    unauthorized(message, "AUTH_TOKEN_MISSING", "token_missing", false, "update_auth_configuration")
+}
+
+fn device_token_mismatch() -> ErrorShape {
+    let message = "device token mismatch (rotate/reissue device token)";
+    let (code, reason) = ("AUTH_DEVICE_TOKEN_MISMATCH", "device_token_mismatch");
+    unauthorized(message, code, reason, false, "update_auth_credentials")
+}
+
+fn bootstrap_invalid() -> ErrorShape {
+    let message = "bootstrap token invalid or expired";
+    let (code, reason) = ("AUTH_BOOTSTRAP_TOKEN_INVALID", "bootstrap_token_invalid");
+    unauthorized(message, code, reason, false, "update_auth_credentials")
+}
+
+fn scope_mismatch() -> ErrorShape {
+    let message = "device token scope mismatch (re-pair or approve scope upgrade)";
+    unauthorized(message, "AUTH_SCOPE_MISMATCH", "scope_mismatch", false, "review_auth_configuration")
+}
+
+fn device_identity_required() -> ErrorShape {
+    ErrorShape::new("NOT_PAIRED", "device identity required")
+        .with_details(json!({ "code": "DEVICE_IDENTITY_REQUIRED" }))
+}
+
+fn rate_limited(left_ms: u64) -> ErrorShape {
+    let message = "too many failed authentication attempts (retry later)";
+    let error = unauthorized(message, "AUTH_RATE_LIMITED", "rate_limited", false, "wait_then_retry");
+    ErrorShape { retryable: Some(true), retry_after_ms: Some(left_ms), ..error }
+}

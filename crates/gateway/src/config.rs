@@ -1,0 +1,181 @@
+//! What a gateway is told when it starts.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openclaw_protocol::methods::info::GatewayIdentity;
+
+use crate::agent::Agent;
+use crate::secret::SharedToken;
+use crate::store::{MemoryStore, Store};
+
+/// Everything a gateway needs to know.
+#[derive(Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The owner's token.
+    pub token: SharedToken,
+    /// The name under which `gateway.identity.get` presents this gateway.
+    pub identity: GatewayIdentity,
+    /// The agent's name for people, as `agents.list` shows it.
+    pub agent_name: String,
+    /// What `hello-ok` calls the server's version.
+    pub version: String,
+    /// Where approved devices are kept.
+    pub store: Arc<dyn Store>,
+    /// Who answers.
+    pub agent: Arc<dyn Agent>,
+    /// Sizes and counts.
+    pub limits: Limits,
+    /// Durations.
+    pub timing: Timing,
+}
+
+impl Config {
+    /// A configuration with default limits, a store in memory, and this crate's version.
+    #[must_use]
+    pub fn new(
+        listen: SocketAddr,
+        token: SharedToken,
+        identity: GatewayIdentity,
+        agent: Arc<dyn Agent>,
+    ) -> Self {
+        Self {
+            listen,
+            token,
+            identity,
+            agent_name: "agent-mesh".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store: Arc::new(MemoryStore::default()),
+            agent,
+            limits: Limits::default(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("identity", &self.identity)
+            .field("agent_name", &self.agent_name)
+            .field("version", &self.version)
+            .field("limits", &self.limits)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sizes and counts that keep the gateway's memory bounded whatever its clients do.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open TCP connections; further ones are closed at once.
+    pub connections: usize,
+    /// Open sockets of one address that have not authenticated yet; the real gateway has 32.
+    pub unauthenticated_per_ip: usize,
+    /// Largest frame after authentication, in bytes; announced as `policy.maxPayload`.
+    pub payload: usize,
+    /// Bytes kept for one slow reader before it is dropped; announced as `policy.maxBufferedBytes`.
+    pub buffered_bytes: usize,
+    /// Frames kept for one slow reader before it is dropped.
+    pub buffered_frames: usize,
+    /// Requests of one connection that may wait for something at a time.
+    pub waiting_requests: usize,
+    /// Sessions one connection may subscribe to.
+    pub subscriptions: usize,
+    /// Runs that may execute at a time, over all sessions; the real gateway has 8.
+    pub parallel_runs: usize,
+    /// Runs that may wait in one session.
+    pub queued_per_session: usize,
+    /// Bytes of messages that may wait, over all sessions.
+    pub queued_bytes: usize,
+    /// Finished runs that are remembered.
+    pub cached_runs: usize,
+    /// Bytes of finished runs that are remembered.
+    pub cached_bytes: usize,
+    /// Largest reply of an agent, in bytes.
+    pub reply_bytes: usize,
+    /// Sessions that are remembered; the longest untouched goes first.
+    pub sessions: usize,
+    /// Rows of one session that are remembered.
+    pub rows_per_session: usize,
+    /// Bytes of text that are remembered, over all sessions.
+    pub session_bytes: usize,
+    /// Devices that may wait for approval.
+    pub pending_devices: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            connections: 16_384,
+            unauthenticated_per_ip: 32,
+            payload: openclaw_protocol::MAX_PAYLOAD,
+            buffered_bytes: 50 * MIB,
+            buffered_frames: 1024,
+            waiting_requests: 64,
+            subscriptions: 256,
+            parallel_runs: 8,
+            queued_per_session: 128,
+            queued_bytes: 128 * MIB,
+            cached_runs: 1000,
+            cached_bytes: 64 * MIB,
+            reply_bytes: 8 * MIB,
+            sessions: 1000,
+            rows_per_session: 1000,
+            session_bytes: 64 * MIB,
+            pending_devices: 64,
+        }
+    }
+}
+
+/// Durations. The defaults are those of the real gateway, where it has one.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// How long a client may take to send its HTTP header.
+    pub header: Duration,
+    /// How long a client may take from the upgrade to its `connect`.
+    pub connect: Duration,
+    /// Between two WebSocket pings.
+    pub ping: Duration,
+    /// Without a sign of life for so long, a connection is dropped.
+    pub silence: Duration,
+    /// Between two `tick` events; announced as `policy.tickIntervalMs`.
+    pub tick: Duration,
+    /// How long a close may take before the socket is dropped.
+    pub close: Duration,
+    /// How long active runs may take to finish at a shutdown.
+    pub drain: Duration,
+    /// The longest a run may take when its caller sets no limit.
+    pub run: Duration,
+    /// How long an agent may take to stop when told to.
+    pub abort: Duration,
+    /// How long a finished run is remembered.
+    pub cache: Duration,
+    /// At least so long between two `delta` events of a run.
+    pub delta: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            header: seconds(10),
+            connect: seconds(15),
+            ping: seconds(25),
+            silence: seconds(75),
+            tick: seconds(30),
+            close: seconds(2),
+            drain: seconds(10),
+            run: seconds(600),
+            abort: seconds(2),
+            cache: seconds(300),
+            delta: Duration::from_millis(150),
+        }
+    }
+}

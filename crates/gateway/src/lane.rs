@@ -1,0 +1,224 @@
+//! Executes the runs of one session, one after the other.
+
+use std::sync::Arc;
+
+use openclaw_protocol::event::{ChatEvent, ChatMessage, ChatState};
+use openclaw_protocol::frame::encode_response;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinError;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::agent::{AgentFailure, Deltas, Turn};
+use crate::keys::AGENT_ID;
+use crate::outcome::{Done, Outcome};
+use crate::runs::{Job, Origin, Run};
+use crate::sessions::NewRow;
+use crate::shared::{Shared, lock, now_ms};
+
+/// Executes until nothing waits in this session any more.
+pub(crate) async fn work(shared: Arc<Shared>, session: String) {
+    while lock(&shared.runs).has_next(&session) {
+        let Ok(_slot) = shared.slots.acquire().await else { return };
+        // An abort may have emptied the queue in the meantime.
+        let Some(job) = lock(&shared.runs).next(&session) else { return };
+        execute(&shared, job).await;
+    }
+}
+
+async fn execute(shared: &Arc<Shared>, mut job: Job) {
+    let message = std::mem::take(&mut job.message);
+    let row = NewRow::User {
+        text: message.clone(),
+        provenance: job.provenance.clone(),
+        client: std::mem::take(&mut job.client),
+    };
+    lock(&shared.sessions).append(&job.run.session, &job.run.id, row, now_ms());
+    if job.run.origin == Origin::Chat {
+        tell(shared, &job.run, |event| event.phase = Some("starting".to_owned()), ChatState::Status);
+    }
+    let turn = Turn {
+        run_id: job.run.id.clone(),
+        session_key: job.run.session.clone(),
+        message,
+        provenance: job.provenance.take(),
+        from: job.sender.clone(),
+        cancel: CancellationToken::new(),
+    };
+    let outcome = ask(shared, &job, turn).await;
+    finish(shared, job, &outcome);
+}
+
+/// Asks the agent and waits for the first of: its reply, the run's own limit, an abort, the gateway's end.
+async fn ask(shared: &Arc<Shared>, job: &Job, turn: Turn) -> Outcome {
+    let timing = &shared.config.timing;
+    let deadline = Instant::now() + job.timeout.unwrap_or(timing.run);
+    let cancel = turn.cancel.clone();
+    let (deltas, mut pieces) = Deltas::channel();
+    let agent = Arc::clone(&shared.config.agent);
+    // In a task of its own: an agent that panics fails its run, not the session.
+    let mut task = AbortOnDropHandle::new(shared.tasks.spawn(async move { agent.reply(turn, deltas).await }));
+    let mut progress = Progress::new(shared, &job.run);
+    let outcome = tokio::select! {
+        outcome = progress.follow(&mut pieces, &mut task) => return outcome,
+        () = sleep_until(deadline) => Outcome::TimedOut,
+        () = job.run.abort.cancelled() => Outcome::Aborted,
+        () = shared.stop.cancelled() => Outcome::Aborted,
+    };
+    cancel.cancel();
+    // Dropping the task afterwards ends an agent that does not listen.
+    let _ = timeout(timing.abort, &mut task).await;
+    outcome
+}
+
+fn judge(shared: &Shared, result: Result<Result<String, AgentFailure>, JoinError>) -> Outcome {
+    match result {
+        Ok(Ok(reply)) if reply.len() > shared.config.limits.reply_bytes => {
+            Outcome::Failed(format!("the reply is larger than {} bytes", shared.config.limits.reply_bytes))
+        }
+        Ok(Ok(reply)) if reply.trim().is_empty() => Outcome::Silence,
+        Ok(Ok(reply)) => Outcome::Reply(reply),
+        Ok(Err(AgentFailure::TimedOut)) => Outcome::TimedOut,
+        Ok(Err(AgentFailure::Cancelled)) => Outcome::Aborted,
+        Ok(Err(AgentFailure::Failed(why))) => Outcome::Failed(why),
+        Err(error) => {
+            tracing::error!(%error, "the agent panicked");
+            Outcome::Failed("the agent crashed".to_owned())
+        }
+    }
+}
+
+/// The pieces of a reply on their way to those who watch.
+struct Progress<'a> {
+    shared: &'a Arc<Shared>,
+    run: &'a Run,
+    text: String,
+    /// So much of the text was told.
+    told: usize,
+    next: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn new(shared: &'a Arc<Shared>, run: &'a Run) -> Self {
+        Self { shared, run, text: String::new(), told: 0, next: Instant::now() }
+    }
+
+    /// Passes pieces on until the agent is done.
+    async fn follow(
+        &mut self,
+        pieces: &mut mpsc::Receiver<String>,
+        task: &mut AbortOnDropHandle<Result<String, AgentFailure>>,
+    ) -> Outcome {
+        let result = loop {
+            let waits = self.told < self.text.len();
+            tokio::select! {
+                biased;
+                Some(piece) = pieces.recv() => self.take(&piece),
+                result = &mut *task => break result,
+                () = sleep_until(self.next), if waits => self.tell(),
+            }
+        };
+        while let Ok(piece) = pieces.try_recv() {
+            self.take(&piece);
+        }
+        self.tell();
+        judge(self.shared, result)
+    }
+
+    fn take(&mut self, piece: &str) {
+        // What is too large for a reply is not collected either.
+        if self.text.len() + piece.len() <= self.shared.config.limits.reply_bytes {
+            self.text.push_str(piece);
+        }
+        // Several pieces in one event: each event carries the whole text so far.
+        if Instant::now() >= self.next {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        if self.told == self.text.len() {
+            return;
+        }
+        self.next = Instant::now() + self.shared.config.timing.delta;
+        let (new, whole) = (&self.text[self.told..], &self.text);
+        let fill = |event: &mut ChatEvent| {
+            event.delta_text = Some(new.to_owned());
+            event.message = Some(assistant(whole));
+        };
+        tell(self.shared, self.run, fill, ChatState::Delta);
+        self.told = self.text.len();
+    }
+}
+
+/// Closes a run: history, second answer, events, memory.
+pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
+    let Job { run, reply_to, .. } = job;
+    let ended_at = now_ms();
+    if let Outcome::Reply(text) = outcome {
+        let row = NewRow::Assistant { text: text.clone() };
+        lock(&shared.sessions).append(&run.session, &run.id, row, ended_at);
+    }
+    let done = Arc::new(Done::new(&run.id, outcome, ended_at - run.accepted_at, ended_at));
+    lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
+    if let Some((outbox, request)) = reply_to
+        && let Ok(text) = encode_response(&request, done.payload.as_deref(), done.error.as_ref())
+    {
+        outbox.answer(text);
+    }
+    match outcome {
+        Outcome::Reply(text) => {
+            let fill = |event: &mut ChatEvent| {
+                event.stop_reason = Some("stop".to_owned());
+                event.message = Some(assistant(text));
+            };
+            tell(shared, &run, fill, ChatState::Final);
+        }
+        Outcome::Silence => tell(shared, &run, no_more, ChatState::Final),
+        Outcome::Failed(why) => failed(shared, &run, why),
+        Outcome::TimedOut => failed(shared, &run, "the run timed out"),
+        Outcome::Aborted => {
+            let fill = |event: &mut ChatEvent| event.stop_reason = Some("rpc".to_owned());
+            tell(shared, &run, fill, ChatState::Aborted);
+        }
+    }
+}
+
+fn no_more(_: &mut ChatEvent) {}
+
+fn failed(shared: &Shared, run: &Run, why: &str) {
+    tell(shared, run, |event| event.error_message = Some(why.to_owned()), ChatState::Error);
+}
+
+/// Tells those who watch the session; costs nothing when nobody does.
+fn tell(shared: &Shared, run: &Run, fill: impl FnOnce(&mut ChatEvent), state: ChatState) {
+    if !lock(&shared.peers).hears(&run.session) {
+        return;
+    }
+    let mut event = ChatEvent {
+        run_id: run.id.clone(),
+        session_key: run.session.clone(),
+        seq: Some(run.next_event()),
+        state,
+        phase: None,
+        delta_text: None,
+        replace: false,
+        message: None,
+        stop_reason: None,
+        error_message: None,
+    };
+    fill(&mut event);
+    let mut payload = json!(event);
+    payload["agentId"] = json!(AGENT_ID);
+    if let Some(message) = payload.get_mut("message") {
+        message["timestamp"] = json!(now_ms());
+    }
+    shared.tell_session(&run.session, "chat", &payload);
+}
+
+fn assistant(text: &str) -> ChatMessage {
+    let content: Value = json!([{ "type": "text", "text": text }]);
+    ChatMessage { role: "assistant".to_owned(), content }
+}

@@ -1,0 +1,50 @@
+//! An embedded OpenClaw gateway: what stands behind `agent-mesh serve` and `agent-mesh demo`.
+//!
+//! A stock OpenClaw client (the npm package, the `openclaw gateway call` command, our own client) talks to it over one
+//! port, HTTP and WebSocket. It does framing, authentication, pairing, sessions and runs, and asks an [`Agent`] for the
+//! replies. It prints nothing, reads no environment and owns no file: what must survive goes through a [`Store`].
+//!
+//! ```text
+//! listener -> http ---- upgrade ----> connection -> methods -> runs -> lane -> Agent
+//!                                     |  auth, pairing, lockout        |
+//!                                     outbox <---- peers (events) <----+-> sessions
+//! ```
+//!
+//! - `listener`, `http`: one port, HTTP/1.1, upgraded into a WebSocket;
+//! - `connection`, `params`, `preauth`, `outbox`: one client, from the challenge to the close;
+//! - `peers`: all of them, and who hears which event;
+//! - `auth`, `lockout`, `pairing`, `verify`, `secret`: who may come in, and with which rights;
+//! - `methods`: what a client may call, one file a family;
+//! - `runs`, `lane`, `outcome`: one turn of the agent, queued by session, answered once and remembered for a while;
+//! - `sessions`, `keys`: what was said, and under which name;
+//! - [`agent`]: who answers.
+
+pub mod agent;
+mod auth;
+mod config;
+mod connection;
+mod gateway;
+mod http;
+mod keys;
+mod lane;
+mod listener;
+mod lockout;
+mod methods;
+mod outbox;
+mod outcome;
+mod pairing;
+mod params;
+mod peers;
+mod preauth;
+mod runs;
+mod secret;
+mod sessions;
+mod shared;
+mod store;
+mod verify;
+
+pub use agent::{Agent, AgentFailure, Deltas, EchoAgent, ExecAgent, ReplyFuture, Sender, Turn};
+pub use config::{Config, Limits, Timing};
+pub use gateway::{BindError, Gateway, Seam};
+pub use secret::{EmptyToken, SharedToken};
+pub use store::{MemoryStore, Store};

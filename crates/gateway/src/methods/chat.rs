@@ -1,0 +1,98 @@
+//! Sessions: `chat.history`, `chat.abort`, `sessions.*`.
+
+use std::sync::Arc;
+
+use openclaw_protocol::ErrorShape;
+use openclaw_protocol::methods::chat::{ChatAbort, ChatHistory};
+use openclaw_protocol::methods::sessions::MessagesSubscribe;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Call};
+use crate::keys::full_key;
+use crate::lane;
+use crate::outcome::Outcome;
+use crate::sessions::Page;
+use crate::shared::{Shared, lock, now_ms};
+
+/// Rows of `sessions.list` when no limit is given.
+const DEFAULT_SESSIONS: usize = 100;
+
+/// What stands in a session, and what waits to stand there.
+pub(super) fn history(call: &Call<'_>) -> Answer {
+    let params: ChatHistory = call.params()?;
+    let key = full_key(&params.session_key)?;
+    // First what waits, then the rows: a run that starts in between is seen twice rather than not at all.
+    let (current, queued) = lock(&call.shared.runs).of_session(&key);
+    let page = Page { limit: params.limit, max_chars: params.max_chars };
+    let rows = lock(&call.shared.sessions).page(&key, page);
+    let waiting: Vec<Value> = queued.iter().map(|run| json!({ "runId": run, "state": "queued" })).collect();
+    let mut payload = json!({
+        "sessionKey": key,
+        "sessionId": rows.session_id,
+        "hasMore": rows.messages.len() < rows.total,
+        "totalMessages": rows.total,
+        "messages": rows.messages,
+        "pendingInputs": { "total": waiting.len(), "items": waiting },
+        "sessionInfo": { "key": key, "hasActiveRun": current.is_some() },
+    });
+    if let Some(run) = current {
+        payload["inFlightRun"] = json!({ "runId": run.id, "text": "", "startedAt": run.accepted_at });
+    }
+    Ok(payload)
+}
+
+/// Stops runs.
+pub(super) fn abort(call: &Call<'_>) -> Answer {
+    let params: ChatAbort = call.params()?;
+    let key = full_key(&params.session_key)?;
+    let runs = abort_session(call.shared, &key, params.run_id.as_deref());
+    Ok(json!({ "ok": true, "aborted": !runs.is_empty(), "runIds": runs }))
+}
+
+/// Stops one run of a session, or all of them; gives their ids.
+pub(crate) fn abort_session(shared: &Arc<Shared>, session: &str, run: Option<&str>) -> Vec<String> {
+    let (waiting, current) = lock(&shared.runs).abort(session, run);
+    let mut ids: Vec<String> = current.into_iter().collect();
+    for job in waiting {
+        ids.push(job.run.id.clone());
+        lane::finish(shared, job, &Outcome::Aborted);
+    }
+    ids
+}
+
+/// The sessions, the last used first.
+pub(super) fn sessions(call: &Call<'_>) -> Answer {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(default)]
+        limit: Option<usize>,
+        #[serde(default)]
+        offset: Option<usize>,
+    }
+    let params: Params = call.params()?;
+    let all = lock(&call.shared.sessions).summaries();
+    let (limit, offset) = (params.limit.unwrap_or(DEFAULT_SESSIONS), params.offset.unwrap_or(0));
+    let total = all.len();
+    let page: Vec<_> = all.into_iter().skip(offset).take(limit).collect();
+    let next = offset + page.len();
+    let mut payload = json!({
+        "ts": now_ms(), "count": page.len(), "totalCount": total, "limitApplied": limit,
+        "hasMore": next < total, "sessions": page,
+    });
+    if next < total {
+        payload["nextOffset"] = json!(next);
+    }
+    Ok(payload)
+}
+
+/// From now on this connection hears the session.
+pub(super) fn subscribe(call: &Call<'_>) -> Answer {
+    let params: MessagesSubscribe = call.params()?;
+    let key = full_key(&params.key)?;
+    let max = call.shared.config.limits.subscriptions;
+    if !lock(&call.shared.peers).subscribe(call.conn.number, &key, max) {
+        return Err(ErrorShape::invalid(format!("a connection may subscribe to {max} sessions")));
+    }
+    Ok(json!({ "subscribed": true, "key": key }))
+}

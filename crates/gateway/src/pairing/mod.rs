@@ -1,0 +1,419 @@
+//! Devices: who waits for approval, who is in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use openclaw_protocol::ErrorShape;
+use openclaw_protocol::connect::{ConnectParams, Granted};
+use openclaw_protocol::methods::{SCOPE_READ, SCOPE_WRITE};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::secret::DeviceToken;
+
+mod stored;
+
+/// How long a request waits for its approval.
+const REQUEST_LIFE: Duration = Duration::from_secs(300);
+/// The most that any remote device can get.
+const REMOTE_SCOPES: [&str; 2] = [SCOPE_READ, SCOPE_WRITE];
+
+/// One moment on both clocks: the wall's for people, the monotonic one for deadlines.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Milliseconds since the epoch.
+    pub(crate) ms: i64,
+    /// For measuring.
+    pub(crate) at: Instant,
+}
+
+/// What a device says of itself. Only its id and key are proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Claim {
+    pub(crate) device_id: String,
+    pub(crate) public_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) display_name: Option<String>,
+    pub(crate) platform: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device_family: Option<String>,
+    pub(crate) client_id: String,
+    pub(crate) client_mode: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) remote_ip: String,
+}
+
+impl Claim {
+    /// What a connect with a proven device claims.
+    pub(crate) fn new(params: &ConnectParams, device_id: &str, remote_ip: String) -> Self {
+        let client = &params.client;
+        Self {
+            device_id: device_id.to_owned(),
+            public_key: params.device.as_ref().map(|proof| proof.public_key.clone()).unwrap_or_default(),
+            display_name: client.display_name.clone(),
+            platform: client.platform.clone(),
+            device_family: client.device_family.clone(),
+            client_id: client.id.clone(),
+            client_mode: client.mode.clone(),
+            scopes: params.scopes.clone(),
+            remote_ip,
+        }
+    }
+
+    /// The claim of a remote device: whatever it asks for, no human can give it more than messaging.
+    pub(crate) fn remote(mut self) -> Self {
+        self.scopes.retain(|scope| REMOTE_SCOPES.contains(&scope.as_str()));
+        self
+    }
+
+    /// Whether a human who saw `self` would also have approved `other`.
+    fn asks_the_same(&self, other: &Self) -> bool {
+        self.scopes == other.scopes
+            && self.platform == other.platform
+            && self.device_family == other.device_family
+    }
+}
+
+/// A device that was approved.
+#[derive(Debug, Clone)]
+pub(crate) struct Device {
+    pub(crate) claim: Claim,
+    pub(crate) token: DeviceToken,
+    pub(crate) token_at_ms: i64,
+    approved_via: String,
+    created_at_ms: i64,
+    approved_at_ms: i64,
+    last_seen_at_ms: Option<i64>,
+}
+
+impl Device {
+    /// Whether it may have this scope from where it calls.
+    pub(crate) fn allows(&self, scope: &str, local: bool) -> bool {
+        let approved = Granted { scopes: self.claim.scopes.clone(), ..Granted::default() };
+        approved.allows(scope) && (local || REMOTE_SCOPES.contains(&scope))
+    }
+
+    /// Whether it still names the platform and family it was approved with.
+    pub(crate) fn is_unchanged(&self, now: &Claim) -> bool {
+        let folded = |text: &str| text.trim().to_ascii_lowercase();
+        let family = |claim: &Claim| folded(claim.device_family.as_deref().unwrap_or_default());
+        let (pinned, given) = (family(&self.claim), family(now));
+        folded(&self.claim.platform) == folded(&now.platform) && (pinned.is_empty() || pinned == given)
+    }
+
+    /// The row of `device.pair.list`; the token is never shown.
+    pub(crate) fn row(&self) -> Value {
+        let claim = &self.claim;
+        let mut row = json!({
+            "deviceId": claim.device_id, "publicKey": claim.public_key, "displayName": claim.display_name,
+            "platform": claim.platform, "deviceFamily": claim.device_family,
+            "clientId": claim.client_id, "clientMode": claim.client_mode,
+            "role": "operator", "roles": ["operator"], "scopes": claim.scopes,
+            "remoteIp": claim.remote_ip, "approvedVia": self.approved_via,
+            "createdAtMs": self.created_at_ms, "approvedAtMs": self.approved_at_ms,
+            "lastSeenAtMs": self.last_seen_at_ms,
+            "tokens": [{ "role": "operator", "scopes": claim.scopes, "createdAtMs": self.token_at_ms }],
+        });
+        drop_nulls(&mut row);
+        row
+    }
+}
+
+/// A device that waits for approval.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    pub(crate) request_id: String,
+    claim: Claim,
+    is_repair: bool,
+    ts: i64,
+    expires: Instant,
+}
+
+impl Pending {
+    /// The row of `device.pair.list`, and the payload of `device.pair.requested`.
+    pub(crate) fn row(&self) -> Value {
+        let claim = &self.claim;
+        let mut row = json!({
+            "requestId": self.request_id, "deviceId": claim.device_id, "publicKey": claim.public_key,
+            "displayName": claim.display_name, "platform": claim.platform, "deviceFamily": claim.device_family,
+            "clientId": claim.client_id, "clientMode": claim.client_mode,
+            "role": "operator", "roles": ["operator"], "scopes": claim.scopes, "remoteIp": claim.remote_ip,
+            "silent": false, "isRepair": self.is_repair, "ts": self.ts,
+        });
+        drop_nulls(&mut row);
+        row
+    }
+}
+
+/// Absent fields are left out on the wire, as the real gateway does.
+fn drop_nulls(row: &mut Value) {
+    if let Some(fields) = row.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+}
+
+/// The devices of this gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Pairing {
+    paired: BTreeMap<String, Device>,
+    pending: Vec<Pending>,
+    max_pending: usize,
+}
+
+impl Pairing {
+    /// A gateway that knows nobody yet.
+    pub(crate) fn new(max_pending: usize) -> Self {
+        Self { max_pending, ..Self::default() }
+    }
+
+    /// An approved device.
+    pub(crate) fn device(&self, id: &str) -> Option<&Device> {
+        self.paired.get(id)
+    }
+
+    /// Remembers that an approved device connected, and the name it gave itself this time.
+    pub(crate) fn seen(&mut self, claim: &Claim, now: Now) {
+        if let Some(device) = self.paired.get_mut(&claim.device_id) {
+            device.last_seen_at_ms = Some(now.ms);
+            device.claim.display_name.clone_from(&claim.display_name);
+        }
+    }
+
+    /// Files a request, or finds the one this device has filed already; the flag says whether it is new.
+    pub(crate) fn request(&mut self, claim: &Claim, now: Now) -> Result<(Pending, bool), ErrorShape> {
+        self.pending.retain(|pending| pending.expires > now.at);
+        let mine = self.pending.iter().position(|p| p.claim.device_id == claim.device_id);
+        if let Some(pending) = mine.map(|i| &self.pending[i]).filter(|p| p.claim.asks_the_same(claim)) {
+            return Ok((pending.clone(), false));
+        }
+        // A request that asks for something else gets a new id: nobody may approve what he was not shown.
+        if let Some(outdated) = mine {
+            self.pending.remove(outdated);
+        }
+        if self.pending.len() >= self.max_pending {
+            return Err(ErrorShape::unavailable(
+                "too many pairing requests are waiting",
+                "pairing-full",
+                60_000,
+            ));
+        }
+        let pending = Pending {
+            request_id: Uuid::new_v4().to_string(),
+            is_repair: self.paired.contains_key(&claim.device_id),
+            claim: claim.clone(),
+            ts: now.ms,
+            expires: now.at + REQUEST_LIFE,
+        };
+        self.pending.push(pending.clone());
+        Ok((pending, true))
+    }
+
+    /// Lets a device in. The approver must hold every scope that he gives.
+    pub(crate) fn approve(
+        &mut self,
+        request_id: &str,
+        approver: &Granted,
+        now: Now,
+    ) -> Result<&Device, ErrorShape> {
+        let index = self.position(request_id, now)?;
+        let lacks = self.pending[index].claim.scopes.iter().find(|scope| !approver.allows(scope));
+        if let Some(scope) = lacks {
+            return Err(ErrorShape::invalid(format!("missing scope: {scope}")));
+        }
+        let claim = self.pending.remove(index).claim;
+        let kept = self.paired.get(&claim.device_id).map(|device| (device.token.clone(), device.token_at_ms));
+        self.admit(claim, "owner", kept, now)
+    }
+
+    /// Lets a device in because it came over loopback with the owner's token; says whether anything changed. A device
+    /// that asks for more than it has gets a new token; the old one is worthless then.
+    pub(crate) fn approve_silently(&mut self, claim: Claim, now: Now) -> Result<bool, ErrorShape> {
+        let known = self.paired.get(&claim.device_id);
+        if known.is_some_and(|device| claim.scopes.iter().all(|scope| device.allows(scope, true))) {
+            return Ok(false);
+        }
+        self.admit(claim, "silent", None, now).map(|_| true)
+    }
+
+    fn admit(
+        &mut self,
+        mut claim: Claim,
+        via: &str,
+        token: Option<(DeviceToken, i64)>,
+        now: Now,
+    ) -> Result<&Device, ErrorShape> {
+        let no_random = || ErrorShape::new("UNAVAILABLE", "the system gives no randomness");
+        let (token, token_at_ms) = match token {
+            Some(kept) => kept,
+            None => (DeviceToken::generate().ok_or_else(no_random)?, now.ms),
+        };
+        let before = self.paired.remove(&claim.device_id);
+        for scope in before.iter().flat_map(|device| &device.claim.scopes) {
+            if !claim.scopes.contains(scope) {
+                claim.scopes.push(scope.clone());
+            }
+        }
+        let device = Device {
+            token,
+            token_at_ms,
+            approved_via: via.to_owned(),
+            created_at_ms: before.as_ref().map_or(now.ms, |device| device.created_at_ms),
+            approved_at_ms: now.ms,
+            last_seen_at_ms: before.and_then(|device| device.last_seen_at_ms),
+            claim,
+        };
+        Ok(self.paired.entry(device.claim.device_id.clone()).or_insert(device))
+    }
+
+    /// Turns a request down; gives the device.
+    pub(crate) fn reject(&mut self, request_id: &str, now: Now) -> Result<String, ErrorShape> {
+        let index = self.position(request_id, now)?;
+        Ok(self.pending.remove(index).claim.device_id)
+    }
+
+    /// Forgets a device.
+    pub(crate) fn remove(&mut self, device_id: &str) -> Result<(), ErrorShape> {
+        self.paired.remove(device_id).map(drop).ok_or_else(|| ErrorShape::invalid("unknown deviceId"))
+    }
+
+    fn position(&mut self, request_id: &str, now: Now) -> Result<usize, ErrorShape> {
+        self.pending.retain(|pending| pending.expires > now.at);
+        let found = self.pending.iter().position(|pending| pending.request_id == request_id);
+        found.ok_or_else(|| ErrorShape::invalid("unknown requestId"))
+    }
+
+    /// Those who wait, oldest first.
+    pub(crate) fn pending_rows(&mut self, now: Now) -> Vec<Value> {
+        self.pending.retain(|pending| pending.expires > now.at);
+        self.pending.iter().map(Pending::row).collect()
+    }
+
+    /// Those who are in.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.paired.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Now {
+        Now { ms: 1_000, at: Instant::now() }
+    }
+
+    fn claim(id: &str, scopes: &[&str]) -> Claim {
+        Claim {
+            device_id: id.into(),
+            public_key: "key".into(),
+            display_name: Some("alice".into()),
+            platform: "agent-mesh".into(),
+            device_family: None,
+            client_id: "gateway-client".into(),
+            client_mode: "backend".into(),
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            remote_ip: "10.0.0.2".into(),
+        }
+    }
+
+    fn owner() -> Granted {
+        Granted { scopes: vec!["operator.admin".into()], ..Granted::default() }
+    }
+
+    #[test]
+    fn a_device_reuses_its_request_until_it_expires_or_asks_for_more() {
+        let (mut pairing, start) = (Pairing::new(8), now());
+        let read = claim("a", &[SCOPE_READ]);
+        let (first, new) = pairing.request(&read, start).unwrap();
+        assert!(new);
+        let (again, new) = pairing.request(&read, start).unwrap();
+        assert_eq!((again.request_id == first.request_id, new), (true, false));
+
+        let (more, new) = pairing.request(&claim("a", &[SCOPE_WRITE]), start).unwrap();
+        assert!(new && more.request_id != first.request_id);
+        let outdated = pairing.approve(&first.request_id, &owner(), start).unwrap_err();
+        assert_eq!(outdated.message, "unknown requestId");
+
+        let later = Now { ms: 0, at: start.at + REQUEST_LIFE };
+        assert!(pairing.pending_rows(later).is_empty());
+    }
+
+    #[test]
+    fn nobody_gives_what_he_does_not_have() {
+        let mut pairing = Pairing::new(8);
+        let (request, _) = pairing.request(&claim("a", &[SCOPE_READ, SCOPE_WRITE]), now()).unwrap();
+        let weak = Granted { scopes: vec!["operator.pairing".into()], ..Granted::default() };
+        let refused = pairing.approve(&request.request_id, &weak, now()).unwrap_err();
+        assert_eq!(refused.message, "missing scope: operator.read");
+        assert_eq!(pairing.pending_rows(now()).len(), 1, "the request is still there");
+    }
+
+    #[test]
+    fn a_remote_claim_is_cut_to_messaging() {
+        let asked = claim("a", &["operator.admin", SCOPE_READ, "operator.pairing"]).remote();
+        assert_eq!(asked.scopes, [SCOPE_READ]);
+    }
+
+    #[test]
+    fn an_admin_device_has_only_messaging_from_remote() {
+        let mut pairing = Pairing::new(8);
+        assert!(pairing.approve_silently(claim("a", &["operator.admin"]), now()).unwrap());
+        let device = pairing.device("a").unwrap();
+        assert!(device.allows("operator.pairing", true) && device.allows(SCOPE_WRITE, false));
+        assert!(!device.allows("operator.pairing", false) && !device.allows("operator.admin", false));
+    }
+
+    #[test]
+    fn a_silent_upgrade_makes_the_old_token_worthless() {
+        let mut pairing = Pairing::new(8);
+        let mut silently = |scope: &str| {
+            let changed = pairing.approve_silently(claim("a", &[scope]), now()).unwrap();
+            (changed, pairing.device("a").unwrap().clone())
+        };
+        let (_, first) = silently(SCOPE_READ);
+        let (changed, same) = silently(SCOPE_READ);
+        assert!(same.token.is(first.token.expose()) && !changed);
+        let (changed, wider) = silently(SCOPE_WRITE);
+        assert!(!wider.token.is(first.token.expose()) && changed);
+        assert_eq!(wider.claim.scopes, [SCOPE_WRITE, SCOPE_READ]);
+    }
+
+    #[test]
+    fn the_queue_of_requests_is_bounded() {
+        let mut pairing = Pairing::new(1);
+        pairing.request(&claim("a", &[]), now()).unwrap();
+        assert_eq!(pairing.request(&claim("b", &[]), now()).unwrap_err().code, "UNAVAILABLE");
+    }
+
+    #[test]
+    fn the_platform_is_pinned_and_a_family_once_given() {
+        let mut pairing = Pairing::new(8);
+        pairing.approve_silently(claim("a", &[]), now()).unwrap();
+        let with = |platform: &str, family: Option<&str>| Claim {
+            platform: platform.into(),
+            device_family: family.map(str::to_owned),
+            ..claim("a", &[])
+        };
+        let device = pairing.device("a").unwrap();
+        assert!(device.is_unchanged(&with(" Agent-Mesh ", None)));
+        assert!(device.is_unchanged(&with("agent-mesh", Some("later"))));
+        assert!(!device.is_unchanged(&with("linux", None)));
+        let pinned = Device { claim: with("agent-mesh", Some("pod")), ..device.clone() };
+        assert!(!pinned.is_unchanged(&with("agent-mesh", None)));
+    }
+
+    #[test]
+    fn devices_survive_the_store_and_rows_show_no_token() {
+        let mut pairing = Pairing::new(8);
+        let (request, _) = pairing.request(&claim("a", &[SCOPE_READ]), now()).unwrap();
+        let token = pairing.approve(&request.request_id, &owner(), now()).unwrap().token.clone();
+        let restored = Pairing::from_bytes(&pairing.to_bytes().unwrap(), 8).unwrap();
+        let device = restored.device("a").unwrap();
+        assert!(device.token.is(token.expose()));
+        assert!(!device.row().to_string().contains(token.expose()));
+        assert!(Pairing::from_bytes(br#"{"version":2,"devices":[]}"#, 8).is_err());
+    }
+}

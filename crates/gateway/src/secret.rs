@@ -1,0 +1,106 @@
+//! The two kinds of token: the owner's shared one, of which only a hash is kept, and one for each device.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// The token that makes a loopback client the owner. Only its SHA-256 is kept.
+#[derive(Clone)]
+pub struct SharedToken([u8; 32]);
+
+/// An empty text was given as the shared token: it would let everybody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the shared token is empty")]
+pub struct EmptyToken;
+
+impl SharedToken {
+    /// Takes the hash of a token.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn new(token: &str) -> Result<Self, EmptyToken> {
+        if token.is_empty() { Err(EmptyToken) } else { Ok(Self(sha256(token.as_bytes()))) }
+    }
+
+    /// Whether this is the token, in constant time.
+    pub(crate) fn is(&self, token: &str) -> bool {
+        same(&self.0, &sha256(token.as_bytes()))
+    }
+}
+
+impl fmt::Debug for SharedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedToken(redacted)")
+    }
+}
+
+/// A token issued to one device: 43 characters of base64url, wiped when dropped.
+#[derive(Clone)]
+pub(crate) struct DeviceToken(Zeroizing<String>);
+
+impl DeviceToken {
+    /// A fresh one from the system's randomness; none when that fails.
+    pub(crate) fn generate() -> Option<Self> {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        getrandom::fill(bytes.as_mut_slice()).ok()?;
+        Some(Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes))))
+    }
+
+    /// Whether this is the token, in constant time.
+    pub(crate) fn is(&self, token: &str) -> bool {
+        same(&sha256(self.0.as_bytes()), &sha256(token.as_bytes()))
+    }
+
+    /// The token itself; for the hello to its device and for the store, nowhere else.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// For a token that comes from the store.
+    pub(crate) fn from_store(token: String) -> Self {
+        Self(Zeroizing::new(token))
+    }
+}
+
+impl fmt::Debug for DeviceToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DeviceToken(redacted)")
+    }
+}
+
+/// SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Compares hashes without stopping at the first difference.
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |so_far, (x, y)| so_far | (x ^ y));
+    std::hint::black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_matches_itself_only() {
+        let token = SharedToken::new("hunter2").unwrap();
+        assert!(token.is("hunter2") && !token.is("hunter3") && !token.is(""));
+        assert_eq!(SharedToken::new("").unwrap_err(), EmptyToken);
+    }
+
+    #[test]
+    fn device_tokens_are_long_and_differ() {
+        let (a, b) = (DeviceToken::generate().unwrap(), DeviceToken::generate().unwrap());
+        assert_eq!(a.expose().len(), 43);
+        assert!(a.is(a.expose()) && !a.is(b.expose()));
+    }
+
+    #[test]
+    fn debug_output_shows_no_secret() {
+        assert!(!format!("{:?}", DeviceToken::from_store("hunter2".into())).contains("hunter2"));
+    }
+}

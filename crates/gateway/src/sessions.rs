@@ -1,0 +1,323 @@
+//! What was said, by session. In memory and bounded: the oldest goes first.
+
+use std::collections::{HashMap, VecDeque};
+
+use openclaw_protocol::methods::agent::InputProvenance;
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::config::Limits;
+
+/// Rows of `chat.history` when no limit is given.
+const DEFAULT_ROWS: usize = 200;
+/// Characters of a row's text when no limit is given.
+const DEFAULT_CHARS: usize = 8_000;
+/// The most characters of a row's text.
+const MAX_CHARS: usize = 100_000;
+/// Bytes of text in one answer: well below the frame limit, whatever the escaping adds.
+const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// How the real gateway marks a text that it cut.
+const CUT: &str = "\n...(truncated)...";
+/// Memory of a row beside its text, roughly.
+const ROW_OVERHEAD: usize = 512;
+
+/// All sessions.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    sessions: HashMap<String, Session>,
+    bytes: usize,
+    max_sessions: usize,
+    max_rows: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: String,
+    rows: VecDeque<Row>,
+    next_seq: u64,
+    created_at: i64,
+    updated_at: i64,
+}
+
+/// One row, to be added.
+#[derive(Debug)]
+pub(crate) enum NewRow {
+    /// What the run was told.
+    User { text: String, provenance: Option<InputProvenance>, client: Value },
+    /// What it answered.
+    Assistant { text: String },
+}
+
+#[derive(Debug)]
+struct Row {
+    seq: u64,
+    id: String,
+    run_id: String,
+    ts: i64,
+    content: NewRow,
+}
+
+/// What `chat.history` is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Page {
+    pub(crate) limit: Option<u32>,
+    pub(crate) max_chars: Option<u32>,
+}
+
+/// What `chat.history` shows of a session's rows.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) session_id: Option<String>,
+    pub(crate) messages: Vec<Value>,
+    pub(crate) total: usize,
+}
+
+/// A row of `sessions.list`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Summary {
+    pub(crate) key: String,
+    session_id: String,
+    created_at: i64,
+    updated_at: i64,
+    message_count: usize,
+}
+
+impl Sessions {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            sessions: HashMap::new(),
+            bytes: 0,
+            max_sessions: limits.sessions.max(1),
+            max_rows: limits.rows_per_session.max(1),
+            max_bytes: limits.session_bytes,
+        }
+    }
+
+    /// Adds a row; what is oldest makes room.
+    pub(crate) fn append(&mut self, key: &str, run_id: &str, content: NewRow, now: i64) {
+        if !self.sessions.contains_key(key) {
+            self.make_room_for_session();
+        }
+        let session = self.sessions.entry(key.to_owned()).or_insert_with(|| Session::new(now));
+        session.updated_at = now;
+        session.next_seq += 1;
+        let (seq, id) = (session.next_seq, Uuid::new_v4().to_string());
+        let row = Row { seq, id, run_id: run_id.to_owned(), ts: now, content };
+        self.bytes += row.size();
+        session.rows.push_back(row);
+        if session.rows.len() > self.max_rows {
+            self.bytes -= session.rows.pop_front().map_or(0, |row| row.size());
+        }
+        self.make_room_for_bytes(key);
+    }
+
+    fn make_room_for_session(&mut self) {
+        while self.sessions.len() >= self.max_sessions {
+            let Some(oldest) = self.oldest(None) else { return };
+            self.forget(&oldest);
+        }
+    }
+
+    /// The sessions that were not used for the longest time go first, then the oldest rows of this one.
+    fn make_room_for_bytes(&mut self, current: &str) {
+        while self.bytes > self.max_bytes {
+            if let Some(oldest) = self.oldest(Some(current)) {
+                self.forget(&oldest);
+                continue;
+            }
+            let first = self.sessions.get_mut(current).and_then(|session| session.rows.pop_front());
+            match first {
+                Some(row) => self.bytes -= row.size(),
+                None => return,
+            }
+        }
+    }
+
+    fn oldest(&self, except: Option<&str>) -> Option<String> {
+        let others = self.sessions.iter().filter(|(key, _)| Some(key.as_str()) != except);
+        others.min_by_key(|(_, session)| session.updated_at).map(|(key, _)| key.clone())
+    }
+
+    fn forget(&mut self, key: &str) {
+        if let Some(session) = self.sessions.remove(key) {
+            self.bytes -= session.rows.iter().map(Row::size).sum::<usize>();
+        }
+    }
+
+    /// The newest rows of a session, oldest first. An unknown session is an empty one.
+    pub(crate) fn page(&self, key: &str, page: Page) -> Rows {
+        let Some(session) = self.sessions.get(key) else { return Rows::default() };
+        let limit = page.limit.map_or(DEFAULT_ROWS, |limit| limit as usize);
+        let max_chars = page.max_chars.map_or(DEFAULT_CHARS, |chars| (chars as usize).min(MAX_CHARS));
+        let mut room = ANSWER_BYTES;
+        let mut messages = Vec::new();
+        for row in session.rows.iter().rev().take(limit) {
+            let size = row.text().len().min(max_chars * 4);
+            if size > room {
+                break;
+            }
+            room -= size;
+            messages.push(row.show(max_chars));
+        }
+        messages.reverse();
+        Rows { session_id: Some(session.id.clone()), messages, total: session.rows.len() }
+    }
+
+    /// All sessions, the last used first.
+    pub(crate) fn summaries(&self) -> Vec<Summary> {
+        let mut summaries: Vec<_> = self.sessions.iter().map(|(key, session)| session.summary(key)).collect();
+        summaries.sort_by(|a, b| b.updated_at.cmp(&a.updated_at).then_with(|| a.key.cmp(&b.key)));
+        summaries
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+impl Session {
+    fn new(now: i64) -> Self {
+        let id = Uuid::new_v4().to_string();
+        Self { id, rows: VecDeque::new(), next_seq: 0, created_at: now, updated_at: now }
+    }
+
+    fn summary(&self, key: &str) -> Summary {
+        Summary {
+            key: key.to_owned(),
+            session_id: self.id.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            message_count: self.rows.len(),
+        }
+    }
+}
+
+impl Row {
+    fn text(&self) -> &str {
+        match &self.content {
+            NewRow::User { text, .. } | NewRow::Assistant { text } => text,
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.text().len() + ROW_OVERHEAD
+    }
+
+    fn show(&self, max_chars: usize) -> Value {
+        let (text, truncated) = cut(self.text(), max_chars);
+        let mut note = json!({ "id": self.id, "seq": self.seq });
+        if truncated {
+            note["truncated"] = json!(true);
+            note["reason"] = json!("display-cap");
+        }
+        match &self.content {
+            NewRow::User { provenance, client, .. } => {
+                let key = format!("{}:user", self.run_id);
+                note["idempotencyKey"] = json!(key);
+                note["transport"] = json!({ "clients": [client] });
+                let mut row = json!({
+                    "role": "user", "content": text, "timestamp": self.ts, "idempotencyKey": key, "__openclaw": note,
+                });
+                if let Some(provenance) = provenance {
+                    row["provenance"] = json!(provenance);
+                }
+                row
+            }
+            NewRow::Assistant { .. } => {
+                note["runId"] = json!(self.run_id);
+                json!({
+                    "role": "assistant", "content": [{ "type": "text", "text": text }], "stopReason": "stop",
+                    "timestamp": self.ts, "__openclaw": note,
+                })
+            }
+        }
+    }
+}
+
+fn cut(text: &str, max_chars: usize) -> (String, bool) {
+    match text.char_indices().nth(max_chars) {
+        None => (text.to_owned(), false),
+        Some((end, _)) => (format!("{}{CUT}", &text[..end]), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openclaw_protocol::methods::chat::HistoryRow;
+
+    use super::*;
+
+    fn sessions(sessions: usize, rows_per_session: usize, session_bytes: usize) -> Sessions {
+        Sessions::new(&Limits { sessions, rows_per_session, session_bytes, ..Limits::default() })
+    }
+
+    fn user(text: &str) -> NewRow {
+        NewRow::User { text: text.into(), provenance: None, client: json!({ "id": "cli" }) }
+    }
+
+    fn texts(sessions: &Sessions, key: &str) -> Vec<String> {
+        let rows = sessions.page(key, Page::default()).messages;
+        rows.into_iter().map(|row| serde_json::from_value::<HistoryRow>(row).unwrap().text()).collect()
+    }
+
+    #[test]
+    fn rows_have_the_shape_that_the_protocol_crate_reads() {
+        let mut all = sessions(10, 10, 10_000);
+        all.append("s", "r1", user("hi"), 1);
+        all.append("s", "r1", NewRow::Assistant { text: "hello".into() }, 2);
+        let rows: Vec<HistoryRow> = all
+            .page("s", Page::default())
+            .messages
+            .into_iter()
+            .map(|row| serde_json::from_value(row).unwrap())
+            .collect();
+        assert!(rows[0].is_input_of("r1") && rows[1].answers("r1"));
+        assert_eq!((rows[1].text(), rows[1].timestamp), ("hello".into(), Some(2)));
+    }
+
+    #[test]
+    fn rows_sessions_and_bytes_are_bounded() {
+        let mut all = sessions(2, 2, 100_000);
+        for text in ["1", "2", "3"] {
+            all.append("a", "r", user(text), 1);
+        }
+        assert_eq!(texts(&all, "a"), ["2", "3"]);
+        all.append("b", "r", user("b"), 2);
+        all.append("c", "r", user("c"), 3);
+        assert_eq!((all.count(), texts(&all, "a").len()), (2, 0));
+
+        let mut all = sessions(9, 9, 3 * (ROW_OVERHEAD + 1));
+        for (key, text) in [("a", "1"), ("b", "2"), ("b", "3"), ("b", "4"), ("b", "5")] {
+            all.append(key, "r", user(text), 1);
+        }
+        assert_eq!((texts(&all, "a").len(), texts(&all, "b")), (0, vec!["3".into(), "4".into(), "5".into()]));
+        assert_eq!(all.bytes, 3 * (ROW_OVERHEAD + 1));
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character_and_say_so() {
+        let mut all = sessions(1, 10, usize::MAX);
+        all.append("s", "r", user(&"é".repeat(20)), 1);
+        let page = Page { max_chars: Some(10), ..Page::default() };
+        let row = &all.page("s", page).messages[0];
+        assert_eq!(row["content"], json!(format!("{}{CUT}", "é".repeat(10))));
+        assert_eq!(row["__openclaw"]["reason"], "display-cap");
+    }
+
+    #[test]
+    fn a_page_is_the_newest_rows_and_fits_a_frame() {
+        let mut all = sessions(1, 1000, usize::MAX);
+        for i in 0..100 {
+            all.append("s", &i.to_string(), user(&"x".repeat(100_000)), 1);
+        }
+        let rows = all.page("s", Page { limit: Some(1000), max_chars: Some(1_000_000) });
+        assert_eq!((rows.total, rows.messages.len()), (100, 41));
+        assert_eq!(all.page("s", Page { limit: Some(3), max_chars: None }).messages.len(), 3);
+        let newest = &rows.messages[40]["idempotencyKey"];
+        assert_eq!(newest, "99:user");
+    }
+}

@@ -1,0 +1,121 @@
+//! What all tasks of one gateway share.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::listener::Strangers;
+use crate::lockout::Lockout;
+use crate::outbox::Event;
+use crate::pairing::{Now, Pairing};
+use crate::peers::Peers;
+use crate::runs::Runs;
+use crate::sessions::Sessions;
+
+/// The state of a gateway. Its locks are held for moments, never across an await. Where two are needed they are taken
+/// one after the other; the only nesting is `runs` before an outbox's queue.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// Changes with every start: what was in memory is gone then.
+    pub(crate) boot_id: String,
+    pub(crate) started: Instant,
+    pub(crate) peers: Mutex<Peers>,
+    pub(crate) pairing: Mutex<Pairing>,
+    pub(crate) lockout: Mutex<Lockout>,
+    pub(crate) sessions: Mutex<Sessions>,
+    pub(crate) runs: Mutex<Runs>,
+    pub(crate) strangers: Arc<Strangers>,
+    /// One permit a run that executes.
+    pub(crate) slots: Semaphore,
+    /// The upgraded connections: at a shutdown they are given time to close.
+    pub(crate) sockets: TaskTracker,
+    /// Every other task but the runs.
+    pub(crate) tasks: TaskTracker,
+    /// The runs: at a shutdown they are waited for before anything is closed.
+    pub(crate) lanes: TaskTracker,
+    /// No new work.
+    pub(crate) draining: CancellationToken,
+    /// The end: every task leaves.
+    pub(crate) stop: CancellationToken,
+    /// Saves go one after the other, each with the newest state: held across the write on purpose.
+    saving: tokio::sync::Mutex<()>,
+    connections: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, pairing: Pairing) -> Self {
+        let limits = &config.limits;
+        Self {
+            boot_id: Uuid::new_v4().to_string(),
+            started: Instant::now(),
+            peers: Mutex::default(),
+            pairing: Mutex::new(pairing),
+            lockout: Mutex::default(),
+            sessions: Mutex::new(Sessions::new(limits)),
+            runs: Mutex::new(Runs::new(limits, config.timing.cache)),
+            strangers: Arc::new(Strangers::new(limits.unauthenticated_per_ip)),
+            slots: Semaphore::new(limits.parallel_runs.max(1)),
+            sockets: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+            lanes: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            saving: tokio::sync::Mutex::default(),
+            connections: AtomicU64::new(0),
+            config,
+        }
+    }
+
+    /// Saves the device list. Returns when it is durable.
+    pub(crate) async fn save(&self) -> io::Result<()> {
+        let _turn = self.saving.lock().await;
+        let bytes = lock(&self.pairing).to_bytes().map_err(io::Error::other)?;
+        let store = Arc::clone(&self.config.store);
+        tokio::task::spawn_blocking(move || store.save(&bytes)).await.map_err(io::Error::other)?
+    }
+
+    /// Tells those who hear a session.
+    pub(crate) fn tell_session<P: Serialize>(&self, session: &str, name: &'static str, payload: &P) {
+        if let Some(event) = Event::new(name, payload) {
+            lock(&self.peers).tell_session(session, &event);
+        }
+    }
+
+    /// Tells those who may approve devices.
+    pub(crate) fn tell_approvers<P: Serialize>(&self, name: &'static str, payload: &P) {
+        if let Some(event) = Event::new(name, payload) {
+            lock(&self.peers).tell_approvers(&event);
+        }
+    }
+
+    /// A number for a new connection.
+    pub(crate) fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Locks. A panic elsewhere must not take the gateway down: every critical section leaves its state whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wall clock, milliseconds since the epoch.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// This moment on both clocks.
+pub(crate) fn now() -> Now {
+    Now { ms: now_ms(), at: Instant::now() }
+}

@@ -1,0 +1,279 @@
+//! Turns of the agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::*;
+
+fn reply(done: &Value) -> &str {
+    done["payload"]["result"]["payloads"][0]["text"].as_str().unwrap_or_else(|| panic!("{done}"))
+}
+
+fn agent(session: &str, key: &str) -> Value {
+    json!({ "sessionKey": session, "message": format!("message {key}"), "idempotencyKey": key })
+}
+
+#[tokio::test]
+async fn an_agent_call_is_answered_twice_on_one_id() {
+    let gateway = Fixture::echo().await;
+    let mut client = gateway.owner().await;
+    let (accepted, done) = client.turn("mesh:Alice", "hello", "k1").await;
+    let ack = &accepted["payload"];
+    assert_eq!(ack["acceptedAt"].as_i64().map(|at| at > 0), Some(true));
+    assert_eq!(
+        (&ack["runId"], &ack["status"], &ack["sessionKey"], &ack["agentId"]),
+        (&json!("k1"), &json!("accepted"), &json!("agent:main:mesh:alice"), &json!("main"))
+    );
+    assert_eq!((reply(&done), &done["payload"]["status"]), ("echo: hello", &json!("ok")));
+    assert_eq!(done["payload"]["summary"], "completed");
+}
+
+#[tokio::test]
+async fn a_known_key_is_never_run_again() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let (mut first, mut second) = (gateway.owner().await, gateway.owner().await);
+    let id = first.request("agent", agent("a", "k")).await;
+    first.answer(&id).await;
+    let held = turns.recv().await.unwrap();
+    let again = second.ok("agent", agent("a", "k")).await;
+    assert_eq!(
+        again,
+        json!({ "runId": "k", "status": "in_flight", "sessionKey": "agent:main:a", "agentId": "main" })
+    );
+    held.finish.send(Ok("the reply".into())).unwrap();
+    let done = first.answer(&id).await;
+    let cached = second.call("agent", json!({ "message": "other text", "idempotencyKey": "k" })).await;
+    assert_eq!(cached["payload"], done["payload"], "the input is not compared");
+    assert!(turns.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_run_is_forgotten_after_five_minutes() {
+    let gateway = Fixture::echo().await;
+    gateway.owner().await.turn("a", "one", "k").await;
+    tokio::time::advance(Duration::from_secs(300)).await;
+    let mut client = gateway.owner().await;
+    let (accepted, done) = client.turn("a", "two", "k").await;
+    assert_eq!((&accepted["payload"]["status"], reply(&done)), (&json!("accepted"), "echo: two"));
+}
+
+#[tokio::test]
+async fn one_session_is_a_queue_and_sessions_run_side_by_side() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |config| config.limits.parallel_runs = 2).await;
+    let mut client = gateway.owner().await;
+    for (session, key) in [("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1")] {
+        client.ok("agent", agent(session, key)).await;
+    }
+    let (one, two) = (turns.recv().await.unwrap(), turns.recv().await.unwrap());
+    let mut running = [one.turn.run_id.as_str(), two.turn.run_id.as_str()];
+    running.sort_unstable();
+    assert_eq!(running, ["a1", "b1"], "two slots, two sessions");
+    let history = client.ok("chat.history", json!({ "sessionKey": "a" })).await;
+    assert_eq!(
+        history["pendingInputs"],
+        json!({ "items": [{ "runId": "a2", "state": "queued" }], "total": 1 })
+    );
+    assert_eq!(history["sessionInfo"]["hasActiveRun"], true);
+    assert_eq!(history["messages"].as_array().unwrap().len(), 1, "a queued run has no row yet");
+    assert!(turns.try_recv().is_err(), "no third slot");
+
+    let mut order = Vec::new();
+    let mut held = std::collections::VecDeque::from([one, two]);
+    while let Some(next) = held.pop_front() {
+        order.push(next.turn.run_id.clone());
+        next.finish.send(Ok("done".into())).unwrap();
+        if order.len() + held.len() < 4 {
+            held.push_back(turns.recv().await.unwrap());
+        }
+    }
+    let place = |key: &str| order.iter().position(|run| run == key).unwrap();
+    assert!(place("a1") < place("a2"), "{order:?}");
+}
+
+/// An agent that does what its message says.
+struct Moody;
+
+impl Agent for Moody {
+    fn reply(&self, turn: Turn, _: Deltas) -> ReplyFuture<'_> {
+        Box::pin(async move {
+            match turn.message.as_str() {
+                "fail" => Err(AgentFailure::failed("no luck")),
+                "silence" => Ok(" \n".to_owned()),
+                "panic" => panic!("the agent's own fault"),
+                "huge" => Ok("x".repeat(2000)),
+                "slow" => std::future::pending().await,
+                other => Ok(other.to_owned()),
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_bad_end_has_its_shape() {
+    let gateway = Fixture::start(Arc::new(Moody), |config| config.limits.reply_bytes = 1000).await;
+    let mut client = gateway.owner().await;
+
+    let (_, failed) = client.turn("a", "fail", "1").await;
+    assert_eq!(failed["ok"], false);
+    assert_eq!(failed["error"], json!({ "code": "UNAVAILABLE", "message": "no luck" }));
+    assert_eq!(failed["payload"], json!({ "runId": "1", "status": "error", "summary": "no luck" }));
+
+    let (_, silent) = client.turn("a", "silence", "2").await;
+    assert_eq!((&silent["ok"], &silent["payload"]["summary"]), (&json!(true), &json!("failed")));
+    assert_eq!(silent["payload"]["result"]["payloads"][0]["isError"], true);
+
+    let (_, crashed) = client.turn("a", "panic", "3").await;
+    assert_eq!(crashed["error"]["message"], "the agent crashed");
+    let (_, huge) = client.turn("a", "huge", "4").await;
+    assert_eq!(huge["error"]["message"], "the reply is larger than 1000 bytes");
+
+    let start = Instant::now();
+    let params = json!({ "sessionKey": "a", "message": "slow", "idempotencyKey": "5", "timeout": 3 });
+    let id = client.request("agent", params).await;
+    client.answer(&id).await;
+    let late = client.answer(&id).await;
+    assert_eq!(
+        (&late["payload"]["status"], &late["payload"]["timeoutPhase"]),
+        (&json!("timeout"), &json!("provider"))
+    );
+    assert!(start.elapsed() < Duration::from_secs(6));
+
+    let (_, fine) = client.turn("a", "fine", "6").await;
+    assert_eq!(reply(&fine), "fine", "the session goes on");
+}
+
+#[tokio::test]
+async fn an_abort_stops_queued_and_running_turns() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let mut client = gateway.owner().await;
+    let mut ids = Vec::new();
+    for key in ["1", "2"] {
+        let id = client.request("agent", agent("a", key)).await;
+        client.answer(&id).await;
+        ids.push(id);
+    }
+    let held = turns.recv().await.unwrap();
+    let abort = |run: &str| json!({ "sessionKey": "a", "runId": run });
+    let request = client.request("chat.abort", abort("2")).await;
+    let second = client.answer(&ids[1]).await;
+    let aborted = json!({ "runId": "2", "status": "timeout", "summary": "aborted", "stopReason": "rpc" });
+    assert_eq!((&second["ok"], &second["payload"]), (&json!(true), &aborted));
+    assert_eq!(
+        client.answer(&request).await["payload"],
+        json!({ "ok": true, "aborted": true, "runIds": ["2"] })
+    );
+
+    let request = client.request("chat.abort", abort("1")).await;
+    assert_eq!(client.answer(&request).await["payload"]["aborted"], true);
+    held.turn.cancel.cancelled().await;
+    drop(held.finish);
+    assert_eq!(client.answer(&ids[0]).await["payload"]["stopReason"], "rpc");
+    assert_eq!(client.ok("chat.abort", abort("1")).await["aborted"], false);
+    let waited = client.ok("agent.wait", json!({ "runId": "1" })).await;
+    assert_eq!((&waited["status"], &waited["stopReason"]), (&json!("error"), &json!("rpc")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn agent_wait_tells_the_end_and_not_more_than_it_knows() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let (mut client, mut watcher) = (gateway.owner().await, gateway.owner().await);
+    client.ok("agent", agent("a", "k")).await;
+    let held = turns.recv().await.unwrap();
+    for run in ["k", "unknown"] {
+        let start = Instant::now();
+        let expired = watcher.ok("agent.wait", json!({ "runId": run, "timeoutMs": 5000 })).await;
+        assert_eq!(expired, json!({ "runId": run, "status": "timeout" }));
+        assert_eq!(start.elapsed().as_secs(), 5);
+    }
+    let id = watcher.request("agent.wait", json!({ "runId": "k" })).await;
+    held.finish.send(Ok("x".repeat(5000))).unwrap();
+    let over = watcher.answer(&id).await["payload"].clone();
+    assert_eq!((&over["status"], &over["terminalReply"]["disposition"]), (&json!("ok"), &json!("visible")));
+    assert!(
+        over["endedAt"].is_i64() && over["terminalReply"]["text"].as_str().unwrap().ends_with('\u{2026}')
+    );
+}
+
+#[tokio::test]
+async fn waiting_requests_of_one_connection_are_bounded() {
+    let (puppet, _turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |config| config.limits.waiting_requests = 2).await;
+    let mut client = gateway.owner().await;
+    for _ in 0..2 {
+        client.request("agent.wait", json!({ "runId": "x" })).await;
+    }
+    assert_eq!(client.error("agent.wait", json!({ "runId": "x" })).await["code"], "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn the_agent_is_told_who_speaks() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let hello = Hello::token(TOKEN).device(1);
+    let mut client = gateway.client(&hello, LOCAL).await;
+    let provenance = json!({
+        "kind": "inter_session", "sourceSessionKey": "mesh:alice", "sourceChannel": "agent-mesh",
+        "sourceTool": "agent_mesh",
+    });
+    let mut params = agent("mesh:alice", "k");
+    params["inputProvenance"] = provenance.clone();
+    client.ok("agent", params).await;
+    let turn = turns.recv().await.unwrap().turn;
+    assert_eq!(turn.from.device_id, Some(device_id(1)));
+    assert_eq!(turn.from.display_name.as_deref(), Some("test Some(1)"));
+    assert_eq!(json!(turn.provenance), provenance);
+    assert_eq!((turn.run_id.as_str(), turn.session_key.as_str()), ("k", "agent:main:mesh:alice"));
+    let row = &client.ok("chat.history", json!({ "sessionKey": "mesh:alice" })).await["messages"][0];
+    assert_eq!(row["provenance"], provenance);
+}
+
+#[tokio::test]
+async fn bad_parameters_are_refused_and_run_nothing() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let mut client = gateway.owner().await;
+    let bad = [
+        ("agent", json!({ "message": "", "idempotencyKey": "k" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "a\u{0}b" })),
+        ("agent", json!({ "message": "x" })),
+        ("agent", json!({ "message": 1, "idempotencyKey": "k" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "k", "sessionKey": "agent:nope:x" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "k", "sessionKey": "agent::x" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "k", "sessionKey": "x".repeat(513) })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "k", "agentId": "nope" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": "k", "attachments": [{}] })),
+        ("chat.send", json!({ "sessionKey": "a", "message": " ", "idempotencyKey": "k" })),
+        ("chat.send", json!({ "sessionKey": "a", "message": "a\u{0}b", "idempotencyKey": "k" })),
+        ("chat.send", json!({ "sessionKey": "", "message": "x", "idempotencyKey": "k" })),
+        ("agent.wait", json!({})),
+        ("chat.history", json!([])),
+    ];
+    for (method, params) in bad {
+        let error = client.error(method, params.clone()).await;
+        assert_eq!(error["code"], "INVALID_REQUEST", "{method} {params}");
+    }
+    assert!(turns.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_second_answer_to_a_client_that_left_is_no_trouble() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let mut leaver = gateway.owner().await;
+    leaver.ok("agent", agent("a", "k")).await;
+    let held = turns.recv().await.unwrap();
+    drop(leaver);
+    held.finish.send(Ok("late".into())).unwrap();
+    let mut client = gateway.owner().await;
+    assert_eq!(client.ok("agent.wait", json!({ "runId": "k" })).await["status"], "ok");
+    assert_eq!(reply(&client.call("agent", agent("a", "k")).await), "late");
+}

@@ -1,0 +1,391 @@
+//! The archive: every message, in both directions, and every step of its life.
+//!
+//! One SQLite file in the state folder, mode 0600. A message is committed *before* its first byte leaves, so that no
+//! crash of ours can lose one or make us send one twice. WAL with `synchronous = FULL`: a commit survives the crash of
+//! this process and of the machine.
+//!
+//! One thread owns the writing connection and commits what queued up meanwhile together. Reads use connections of
+//! their own and never wait for a writer.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
+
+use crate::private_file::{self, PrivateFileError};
+
+mod row;
+mod schema;
+mod search;
+
+pub use row::{Direction, Event, Filter, NewMessage, Step, Stored};
+
+/// How long a write waits for another process before it gives up.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How many writes one commit may carry.
+const BATCH: usize = 256;
+
+/// Why the archive cannot be used. The file is left as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The file is from a newer version of this program.
+    #[error("{path} is from a newer version (schema {found}, this one knows {known})")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is damaged, or is no archive.
+    #[error("{path} is damaged or no archive")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Another process holds it.
+    #[error("{path} is locked by another process")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk is full.
+    #[error("no space left for {path}")]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The folder or file cannot be made or opened safely.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// Anything else that SQLite says.
+    #[error("cannot use {path}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The writing thread is gone; it only ends with this program.
+    #[error("the archive is closed")]
+    Closed,
+}
+
+/// Completes when a write is on the disk. Dropped, it does not undo the write.
+#[derive(Debug)]
+pub struct Committed(oneshot::Receiver<Result<(), ArchiveError>>);
+
+impl Future for Committed {
+    type Output = Result<(), ArchiveError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|committed| committed.unwrap_or(Err(ArchiveError::Closed)))
+    }
+}
+
+type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
+
+/// A write, and where to say that it is committed.
+struct Write {
+    job: Job,
+    done: oneshot::Sender<Result<(), ArchiveError>>,
+}
+
+/// The archive of one state folder.
+pub struct Archive {
+    path: PathBuf,
+    writes: mpsc::Sender<Write>,
+}
+
+impl Archive {
+    /// Opens the archive, making or migrating it if need be.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], and the file is as it was.
+    pub fn open(path: &Path) -> Result<Self, ArchiveError> {
+        // Made empty and 0600 here, since SQLite would ask nobody; its side files take the mode of the main one.
+        private_file::create(path, b"")?;
+        private_file::inspect(path)?;
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        schema::migrate(&connection, path)?;
+        let (writes, queue) = mpsc::channel();
+        let owned = path.to_owned();
+        thread::Builder::new()
+            .name("archive".to_owned())
+            .spawn(move || write_loop(&connection, &queue, &owned))
+            .map_err(|_| ArchiveError::Closed)?;
+        Ok(Self { path: path.to_owned(), writes })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Queues a write; what comes back completes when it is committed, and may be dropped by whoever does not care
+    /// when. Writes are committed in the order they were queued.
+    fn write(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> Committed {
+        let (done, committed) = oneshot::channel();
+        // A failed send drops `done`, which the other end reports.
+        let _ = self.writes.send(Write { job: Box::new(job), done });
+        Committed(committed)
+    }
+
+    /// Completes when all that was queued before is on the disk.
+    ///
+    /// # Errors
+    /// When the archive is closed or the commit fails.
+    pub async fn settle(&self) -> Result<(), ArchiveError> {
+        self.write(|_| Ok(())).await
+    }
+
+    /// Reads on a connection of its own, off the async threads.
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        let path = self.path.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let connection =
+                connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            job(&connection).map_err(|source| classify(&path, source))
+        });
+        task.await.unwrap_or(Err(ArchiveError::Closed))
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
+    let failed = |source| classify(path, source);
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    }
+    Ok(connection)
+}
+
+/// Runs writes until the archive is dropped: all that queued up in one commit, each in a savepoint of its own.
+fn write_loop(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
+    while let Ok(first) = queue.recv() {
+        let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1)).collect();
+        let mut waiting = Vec::with_capacity(batch.len());
+        let outcome = commit(connection, batch, &mut waiting);
+        for (done, own) in waiting {
+            let result = match (&outcome, own) {
+                (_, Err(source)) => Err(classify(path, source)),
+                (Err(source), Ok(())) => Err(classify(path, copy(source))),
+                (Ok(()), Ok(())) => Ok(()),
+            };
+            // Whoever asked may not care any more.
+            let _ = done.send(result);
+        }
+    }
+}
+
+type Waiting = Vec<(oneshot::Sender<Result<(), ArchiveError>>, Result<(), rusqlite::Error>)>;
+
+fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> Result<(), rusqlite::Error> {
+    // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
+    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    for write in batch {
+        let own = match &begun {
+            Err(error) => Err(copy(error)),
+            Ok(()) => in_savepoint(connection, write.job),
+        };
+        waiting.push((write.done, own));
+    }
+    begun?;
+    connection.execute_batch("COMMIT").inspect_err(|_| {
+        let _ = connection.execute_batch("ROLLBACK");
+    })
+}
+
+fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
+    connection.execute_batch("SAVEPOINT one")?;
+    let result = job(connection);
+    let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+    connection.execute_batch(end)?;
+    result
+}
+
+/// SQLite's errors cannot be cloned; the code and the words can.
+fn copy(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, words) => rusqlite::Error::SqliteFailure(*code, words.clone()),
+        other => rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(1), Some(other.to_string())),
+    }
+}
+
+fn classify(path: &Path, source: rusqlite::Error) -> ArchiveError {
+    use rusqlite::ErrorCode;
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ArchiveError::Locked { path },
+        Some(ErrorCode::DiskFull) => ArchiveError::Full { path },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ArchiveError::Damaged { path, source },
+        _ => ArchiveError::Sqlite { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::record::{State, To};
+    use crate::registry::Via;
+
+    fn archive() -> (tempfile::TempDir, Archive) {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
+        (folder, archive)
+    }
+
+    fn message(id: &str, peer: &str, text: &str) -> NewMessage {
+        NewMessage {
+            id: id.into(),
+            direction: Direction::Out,
+            peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
+            via: Via::Agent,
+            session: format!("agent:main:mesh:{peer}"),
+            thread: None,
+            text: text.into(),
+            header: "[h]\n\n".into(),
+            state: State::Sending,
+        }
+    }
+
+    fn replied(text: &str) -> Step {
+        Step::Finished { state: State::Replied, reply: Some(text.into()), error: None }
+    }
+
+    #[tokio::test]
+    async fn a_life_is_kept_step_by_step() {
+        let (_folder, archive) = archive();
+        archive.begin(message("id-12345", "bob", "hello")).await.unwrap();
+        drop(archive.note("id-12345", Step::Reached { boot_id: Some("boot".into()) }));
+        drop(archive.note("id-12345", Step::Accepted));
+        archive.note("id-12345", replied("hi")).await.unwrap();
+        let found = archive.find("id-12345").await.unwrap().unwrap();
+        assert_eq!((found.record.state, found.boot_id.as_deref()), (State::Replied, Some("boot")));
+        assert_eq!(found.record.reply.as_ref().map(|r| r.text.as_str()), Some("hi"));
+        assert!(found.record.receipt.accepted_at.is_some() && found.sent_at.is_some());
+        let steps: Vec<_> = archive.events("id-12345").await.unwrap().into_iter().map(|e| e.step).collect();
+        assert_eq!(steps, ["sending", "reached", "accepted", "replied"]);
+    }
+
+    #[tokio::test]
+    async fn one_id_lives_once() {
+        let (_folder, archive) = archive();
+        archive.begin(message("id-12345", "bob", "one")).await.unwrap();
+        assert!(archive.begin(message("id-12345", "bob", "two")).await.is_err());
+        assert_eq!(archive.find("id-12345").await.unwrap().unwrap().message, "one");
+    }
+
+    #[tokio::test]
+    async fn messages_are_found_by_words_of_any_script_in_text_and_reply() {
+        let (_folder, archive) = archive();
+        archive.begin(message("id-1", "bob", "请看构建结果, the deployment failed")).await.unwrap();
+        archive.begin(message("id-2", "carol", "nothing of the kind")).await.unwrap();
+        archive.note("id-2", replied("部署好了 \"OR\"")).await.unwrap();
+        let find = async |words: &str| -> Vec<String> {
+            let filter = Filter { search: Some(words.into()), ..Filter::default() };
+            archive.list(filter).await.unwrap().into_iter().map(|m| m.record.id).collect()
+        };
+        assert_eq!(find("构建").await, ["id-1"]);
+        assert_eq!(find("建构").await, Vec::<String>::new());
+        assert_eq!(find("deploy").await, ["id-1"]);
+        assert_eq!(find("部署").await, ["id-2"]);
+        assert_eq!(find("\"OR\" kind").await, ["id-2"]);
+        assert_eq!(find("NEAR(").await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn filters_narrow_and_the_newest_comes_last() {
+        let (_folder, archive) = archive();
+        for n in 0..5 {
+            let peer = if n % 2 == 0 { "bob" } else { "carol" };
+            archive.begin(message(&format!("id-{n}"), peer, "x")).await.unwrap();
+        }
+        archive.note("id-4", replied("y")).await.unwrap();
+        let ids = async |filter| -> Vec<String> {
+            archive.list(filter).await.unwrap().into_iter().map(|m| m.record.id).collect()
+        };
+        assert_eq!(
+            ids(Filter { peer: Some("Bob".into()), ..Filter::default() }).await,
+            ["id-0", "id-2", "id-4"]
+        );
+        assert_eq!(ids(Filter { limit: Some(2), ..Filter::default() }).await, ["id-3", "id-4"]);
+        assert_eq!(ids(Filter { state: Some(State::Replied), ..Filter::default() }).await, ["id-4"]);
+        assert_eq!(
+            archive.prune(jiff::Timestamp::MAX).await.unwrap(),
+            1,
+            "open messages are never forgotten"
+        );
+        assert_eq!(ids(Filter::default()).await.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_thousand_writes_at_once_all_arrive() {
+        let (_folder, archive) = archive();
+        let writes = (0..1000).map(|n| archive.begin(message(&format!("id-{n}"), "bob", "x")));
+        for write in futures_util::future::join_all(writes).await {
+            write.unwrap();
+        }
+        assert_eq!(archive.list(Filter::default()).await.unwrap().len(), 1000);
+    }
+
+    #[test]
+    fn the_file_is_ours_alone_and_so_are_its_side_files() {
+        let (folder, archive) = archive();
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{:?}", entry.path());
+        }
+        let path = archive.path().to_owned();
+        drop(archive);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(Archive::open(&path), Err(ArchiveError::File(PrivateFileError::WideMode { .. }))));
+    }
+
+    #[test]
+    fn a_file_that_is_no_archive_is_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive.db");
+        let junk = b"this is no database, and it is longer than a header of one hundred bytes would be, which is what SQLite looks at first";
+        private_file::write(&path, junk).unwrap();
+        assert!(matches!(Archive::open(&path), Err(ArchiveError::Damaged { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), junk);
+    }
+
+    #[test]
+    fn a_file_from_a_newer_version_is_left_as_it_was() {
+        let (_folder, archive) = archive();
+        let path = archive.path().to_owned();
+        drop(archive);
+        let db = Connection::open(&path).unwrap();
+        db.pragma_update(None, "user_version", 99).unwrap();
+        db.close().unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(Archive::open(&path), Err(ArchiveError::TooNew { found: 99, .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}

@@ -1,0 +1,78 @@
+//! The tables, and how an older file becomes a newer one.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{ArchiveError, classify};
+
+/// Each step takes the schema one version on. A step that was released is never changed.
+const STEPS: [&str; 1] = [
+    // 1: messages, their events, full-text search. Times are milliseconds since the epoch.
+    "CREATE TABLE messages (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        direction TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        peer_name TEXT NOT NULL,
+        via TEXT NOT NULL,
+        session TEXT NOT NULL,
+        thread TEXT,
+        text TEXT NOT NULL,
+        header TEXT NOT NULL DEFAULT '',
+        bytes INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        run_id TEXT NOT NULL,
+        boot_id TEXT,
+        created_at INTEGER NOT NULL,
+        sent_at INTEGER,
+        reached_at INTEGER,
+        accepted_at INTEGER,
+        finished_at INTEGER,
+        reply TEXT,
+        error TEXT
+    ) STRICT;
+    CREATE INDEX messages_by_peer ON messages (peer, seq);
+    CREATE INDEX messages_by_thread ON messages (thread, seq) WHERE thread IS NOT NULL;
+    CREATE INDEX messages_by_state ON messages (state, seq);
+    CREATE TABLE events (
+        message INTEGER NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+        at INTEGER NOT NULL,
+        step TEXT NOT NULL,
+        detail TEXT
+    ) STRICT;
+    CREATE INDEX events_by_message ON events (message);
+    CREATE VIRTUAL TABLE search USING fts5 (words, content = '', contentless_delete = 1);",
+];
+
+/// Brings the schema up to date, all steps in one transaction.
+pub(super) fn migrate(connection: &Connection, path: &Path) -> Result<(), ArchiveError> {
+    let failed = |source| classify(path, source);
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    if version(connection).map_err(failed)? == known {
+        return Ok(());
+    }
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    let result = migrate_locked(connection, path, known);
+    let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    connection.execute_batch(end).map_err(failed)?;
+    result
+}
+
+/// Another process may have migrated before we got the lock: the version is read again under it.
+fn migrate_locked(connection: &Connection, path: &Path, known: i64) -> Result<(), ArchiveError> {
+    let failed = |source| classify(path, source);
+    let found = version(connection).map_err(failed)?;
+    if found > known {
+        return Err(ArchiveError::TooNew { path: path.to_owned(), found, known });
+    }
+    let done = usize::try_from(found).unwrap_or_default();
+    for step in &STEPS[done..] {
+        connection.execute_batch(step).map_err(failed)?;
+    }
+    connection.pragma_update(None, "user_version", known).map_err(failed)
+}
+
+fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}

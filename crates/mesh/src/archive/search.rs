@@ -1,0 +1,51 @@
+//! Text as the full-text index sees it.
+//!
+//! SQLite splits words at spaces, and Chinese, Japanese and Korean have none: there every character becomes a word of
+//! its own, in the index and in the query, where neighbours must stand together. So `构建` is found inside `请看构建结果`.
+
+/// A text for the index.
+pub(super) fn words(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 2);
+    for c in text.chars() {
+        if stands_alone(c) {
+            out.extend([' ', c, ' ']);
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// A user's words as a query: each must occur, in any order. Nothing a user types is taken for query syntax.
+pub(super) fn query(text: &str) -> String {
+    let quoted = text.split_whitespace().map(|word| {
+        let phrase = words(word).replace('"', "\"\"");
+        // The last piece of a Latin word may be its beginning only: `depl` finds `deployment`.
+        let open_end = if word.chars().next_back().is_some_and(char::is_alphanumeric) { "*" } else { "" };
+        format!("\"{}\"{open_end}", phrase.trim())
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// Han, kana, hangul, and what else is written without spaces.
+fn stands_alone(c: char) -> bool {
+    matches!(u32::from(c),
+        0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x2e80..=0x2fdf | 0x3005..=0x3007 | 0x3040..=0x30ff
+        | 0x3100..=0x31ff | 0x3400..=0x4dbf | 0x4e00..=0x9fff | 0xac00..=0xd7af | 0xf900..=0xfaff | 0x20000..=0x3ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_without_spaces_become_words() {
+        assert_eq!(words("请ok看").split_whitespace().collect::<Vec<_>>(), ["请", "ok", "看"]);
+    }
+
+    #[test]
+    fn no_query_syntax_gets_through() {
+        assert_eq!(query("a OR \"b"), "\"a\"* \"OR\"* \"\"\"b\"*");
+        assert_eq!(query("构建 NEAR("), "\"构  建\"* \"NEAR(\"");
+    }
+}

@@ -1,0 +1,268 @@
+//! What can go wrong with an operation. Facts and causes only: what to do about it, the CLI says.
+
+use std::path::PathBuf;
+
+use openclaw_client::protocol::Fault;
+use openclaw_client::{CallError, ConnectError};
+
+use crate::archive::ArchiveError;
+use crate::device::DeviceKeyError;
+use crate::fallback::FallbackError;
+use crate::identity::IdentityError;
+use crate::message::MessageError;
+use crate::private_file::PrivateFileError;
+use crate::record::To;
+use crate::registry::{LookupError, RegistryError};
+use crate::secrets::SecretsError;
+
+/// An operation that did not do what it should.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeshError {
+    /// The registry cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Nobody, or more than one, is meant.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// A source of our identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No source says who we are.
+    #[error("who am I? No e-mail address was found")]
+    IdentityUnknown {
+        /// Where we looked.
+        searched: Vec<String>,
+    },
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// The device key cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceKeyError),
+    /// A file of ours cannot be used.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// The message cannot be sent.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// An option does not fit another, or the peer.
+    #[error("{0}")]
+    Usage(String),
+    /// The teammate has no usable address.
+    #[error("{} has no usable address: {reason}", to.name)]
+    NoAddress {
+        /// Who.
+        to: To,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The connection would be overheard.
+    #[error("{endpoint} is not encrypted and not private")]
+    PlainText {
+        /// Where to.
+        endpoint: String,
+    },
+    /// We hold no token for this peer.
+    #[error("no token for {}", to.name)]
+    NoCredential {
+        /// For whom.
+        to: To,
+    },
+    /// Its gateway refused our credential before, in this run: it is not shown again, since ten failures lock an address
+    /// out.
+    #[error("{}'s gateway refused our credential before; it was not shown again", to.name)]
+    RefusedBefore {
+        /// Whose.
+        to: To,
+    },
+    /// The peer's gateway cannot be reached, or does not let us in.
+    #[error("{}: {source}", to.name)]
+    Connect {
+        /// Whose.
+        to: To,
+        /// What happened.
+        #[source]
+        source: Box<ConnectError>,
+    },
+    /// It let us in without the rights to send.
+    #[error("{}'s gateway let us in without {missing}", to.name)]
+    Scope {
+        /// Whose.
+        to: To,
+        /// The missing scope.
+        missing: String,
+    },
+    /// A request went wrong.
+    #[error("{}: {source}", to.name)]
+    Call {
+        /// Whose gateway.
+        to: To,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// The peer's run failed.
+    #[error("{}'s agent failed: {reason}", to.name)]
+    RunFailed {
+        /// Whose.
+        to: To,
+        /// The peer's words.
+        reason: String,
+    },
+    /// The peer's run ended without a reply.
+    #[error("{}'s agent gave no reply{}", to.name, if *merged { ": the message was merged into another turn" } else { "" })]
+    NoReply {
+        /// Whose.
+        to: To,
+        /// Whether it was queued or merged into somebody else's turn, as `chat.send` does.
+        merged: bool,
+    },
+    /// The run was accepted, and we have no time left to wait for its reply.
+    #[error("{} accepted the message, but gave no reply in time", to.name)]
+    ReplyDeadline {
+        /// Whose.
+        to: To,
+        /// The message id.
+        id: String,
+    },
+    /// Whether the message was taken cannot be known.
+    #[error("{}: the connection was lost, and whether the message arrived is not known ({reason})", to.name)]
+    Unknown {
+        /// Whose.
+        to: To,
+        /// The message id.
+        id: String,
+        /// How it was lost.
+        reason: String,
+    },
+    /// The peer's gateway is too old for this route.
+    #[error("{}'s gateway speaks protocol {protocol}, which has no {route}", to.name)]
+    TooOld {
+        /// Whose.
+        to: To,
+        /// What it speaks.
+        protocol: u32,
+        /// What we wanted.
+        route: &'static str,
+    },
+    /// The instant-message fallback failed as well.
+    #[error("{} is unreachable, and the fallback failed", to.name)]
+    Fallback {
+        /// For whom.
+        to: To,
+        /// How the script failed.
+        #[source]
+        source: FallbackError,
+    },
+    /// The archive cannot be used; nothing was sent that is not in it.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The archive knows no such message.
+    #[error("there is no message {id}")]
+    NoSuchMessage {
+        /// What was asked for.
+        id: String,
+    },
+    /// The message's life ended badly before.
+    #[error("the message to {} ended: {reason}", to.name)]
+    Ended {
+        /// To whom.
+        to: To,
+        /// The sentence it ended with.
+        reason: String,
+    },
+    /// No source has the token of our own gateway.
+    #[error("the token of our own gateway was not found")]
+    OwnTokenMissing {
+        /// Where we looked.
+        searched: Vec<String>,
+    },
+    /// OpenClaw's settings cannot be read.
+    #[error("cannot use {path}: {reason}")]
+    OpenClawSettings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong; never a piece of the file.
+        reason: String,
+    },
+    /// Our own gateway cannot be reached, or does not let us in.
+    #[error("our own gateway {endpoint}: {source}")]
+    OwnGateway {
+        /// Where.
+        endpoint: String,
+        /// What happened.
+        #[source]
+        source: Box<ConnectError>,
+    },
+    /// Our own gateway refused.
+    #[error("our own gateway: {source}")]
+    OwnGatewayCall {
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// No pairing fits what was named.
+    #[error("{what}")]
+    NoSuchPairing {
+        /// What was looked for.
+        what: String,
+    },
+}
+
+impl MeshError {
+    /// Whether the peer could not be reached at all, so that another channel may be tried. Never true of a peer that
+    /// answered: one that refused a credential, showed another certificate, or asked us to come back later.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::NoAddress { .. } => true,
+            Self::Connect { source, .. } => !matches!(
+                **source,
+                ConnectError::Refused(_)
+                    | ConnectError::PinMismatch { .. }
+                    | ConnectError::Untrusted { .. }
+                    | ConnectError::Http(503)
+            ),
+            _ => false,
+        }
+    }
+}
+
+impl MeshError {
+    /// Why the peer's gateway did not let us in, if it said no.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Fault> {
+        match self {
+            Self::Connect { source, .. } => match &**source {
+                ConnectError::Refused(shape) => Some(shape.fault()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// An error with its immediate cause, for where only a text can go: "cannot connect to 10.0.0.1:18789: Connection refused".
+pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// An error and its causes in one sentence.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // A transparent wrapper repeats what it wraps, and some sentences name their cause themselves.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,34 @@
+//! The mesh of teammates and their OpenClaw agents: who they are, how to reach them, and what may be sent.
+//!
+//! This crate has no terminal, no argument list and no environment: paths and values come in as arguments, and errors
+//! state facts. Hints, exit codes and everything a user sees are the CLI's.
+//!
+//! [`Mesh`] is what every operation in [`ops`] starts from. `route` is how a message reaches a peer.
+
+pub mod archive;
+pub mod config;
+pub mod device;
+pub mod error;
+pub mod fallback;
+pub mod git_exposure;
+pub mod identity;
+mod merged;
+mod mesh;
+pub mod message;
+pub mod ops;
+mod own_gateway;
+mod peer;
+pub mod private_file;
+pub mod progress;
+pub mod record;
+pub mod registry;
+mod route;
+pub mod secrets;
+
+pub use config::{MeshConfig, OwnGatewayConfig, PlainText};
+pub use error::MeshError;
+pub use merged::Merged;
+pub use mesh::Mesh;
+pub use openclaw_client as client;
+pub use own_gateway::OwnGateway;
+pub use peer::{Peer, SessionChoice, session_key};

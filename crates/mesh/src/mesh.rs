@@ -1,0 +1,186 @@
+//! What every operation starts from.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use openclaw_client::Secret;
+
+use crate::archive::Archive;
+use crate::config::MeshConfig;
+use crate::device::DeviceKey;
+use crate::error::MeshError;
+use crate::identity::{self, Identity};
+use crate::registry::{Agent, Registry};
+use crate::secrets::{DeviceToken, DeviceTokenStore, TokenStore};
+
+/// The team as seen from here. Files are read when they are first needed, and once.
+pub struct Mesh {
+    config: MeshConfig,
+    registry: OnceLock<Registry>,
+    identity: OnceLock<Option<Identity>>,
+    device: OnceLock<DeviceKey>,
+    tokens: OnceLock<HashMap<String, Secret>>,
+    device_tokens: OnceLock<HashMap<String, DeviceToken>>,
+    archive: OnceLock<Archive>,
+    /// Whose gateways refused what we showed, by lower-case prefix.
+    refused: Mutex<HashSet<String>>,
+}
+
+impl Mesh {
+    /// A mesh with these settings. Reads nothing yet.
+    #[must_use]
+    pub fn new(config: MeshConfig) -> Self {
+        Self {
+            config,
+            registry: OnceLock::new(),
+            identity: OnceLock::new(),
+            device: OnceLock::new(),
+            tokens: OnceLock::new(),
+            device_tokens: OnceLock::new(),
+            archive: OnceLock::new(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &MeshConfig {
+        &self.config
+    }
+
+    /// The team.
+    ///
+    /// # Errors
+    /// When the file is missing or malformed.
+    pub fn registry(&self) -> Result<&Registry, MeshError> {
+        once(&self.registry, || Ok(Registry::load(&self.config.registry)?))
+    }
+
+    /// Who we are, if any source says.
+    ///
+    /// # Errors
+    /// When a source is there and cannot be used.
+    pub fn identity(&self) -> Result<Option<&Identity>, MeshError> {
+        Ok(once(&self.identity, || Ok(identity::resolve(&self.config.identity)?))?.as_ref())
+    }
+
+    /// Who we are.
+    ///
+    /// # Errors
+    /// When no source says, or one cannot be used.
+    pub fn require_identity(&self) -> Result<&Identity, MeshError> {
+        self.identity()?
+            .ok_or_else(|| MeshError::IdentityUnknown { searched: identity::searched(&self.config.identity) })
+    }
+
+    /// Our device key, made on first use.
+    ///
+    /// # Errors
+    /// When the file cannot be used or made.
+    pub fn device(&self) -> Result<&DeviceKey, MeshError> {
+        once(&self.device, || Ok(DeviceKey::load_or_create(&self.device_key_path())?))
+    }
+
+    /// The file of our device key.
+    #[must_use]
+    pub fn device_key_path(&self) -> PathBuf {
+        self.config.state_dir.join("device.pem")
+    }
+
+    /// Our device id, if there is a key already.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be used.
+    pub fn device_id(&self) -> Result<Option<String>, MeshError> {
+        let key = DeviceKey::load(&self.device_key_path())?;
+        Ok(key.map(|key| key.id().to_owned()))
+    }
+
+    /// The name we go by: our e-mail prefix, or `dev-` and the first twelve hex digits of our device id.
+    ///
+    /// # Errors
+    /// When identity or device key cannot be used.
+    pub fn my_name(&self) -> Result<String, MeshError> {
+        if let Some(identity) = self.identity()? {
+            return Ok(identity.email_prefix.clone());
+        }
+        let id = self.device()?.id();
+        Ok(format!("dev-{}", id.get(..12).unwrap_or(id)))
+    }
+
+    /// Our name in a gateway's lists: what the owner reads before approving us. Unique, because gateways merge
+    /// records of one name, and constant.
+    pub(crate) fn display_name(&self) -> Result<String, MeshError> {
+        let id = self.device()?.id();
+        Ok(format!("agent-mesh:{} ({})", self.my_name()?, id.get(..8).unwrap_or(id)))
+    }
+
+    /// Whether an entry of the registry is ourselves.
+    #[must_use]
+    pub fn is_me(&self, agent: &Agent) -> bool {
+        let me = self.identity().ok().flatten();
+        me.is_some_and(|me| me.email_prefix.eq_ignore_ascii_case(&agent.email_prefix))
+    }
+
+    /// The shared token we hold for a peer.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn shared_token(&self, email_prefix: &str) -> Result<Option<&Secret>, MeshError> {
+        let tokens = once(&self.tokens, || Ok(self.token_store().all()?))?;
+        Ok(tokens.get(&email_prefix.to_lowercase()))
+    }
+
+    /// The device token a peer's gateway gave us, if it is for the device key we have now.
+    ///
+    /// # Errors
+    /// When the file, or the device key, cannot be used.
+    pub fn device_token(&self, email_prefix: &str) -> Result<Option<&DeviceToken>, MeshError> {
+        let tokens = once(&self.device_tokens, || match self.device_id()? {
+            Some(id) => Ok(self.device_token_store().all(&id)?),
+            // Without a key no token can be ours; none is made just to find that out.
+            None => Ok(HashMap::new()),
+        })?;
+        Ok(tokens.get(&email_prefix.to_lowercase()))
+    }
+
+    /// Whether a peer's gateway refused our credential before, in this run.
+    pub(crate) fn was_refused(&self, email_prefix: &str) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&email_prefix.to_lowercase())
+    }
+
+    /// Remembers that a peer's gateway refused our credential.
+    pub(crate) fn note_refused(&self, email_prefix: &str) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(email_prefix.to_lowercase());
+    }
+
+    /// Every message and what became of it.
+    ///
+    /// # Errors
+    /// When the file cannot be used or made.
+    pub fn archive(&self) -> Result<&Archive, MeshError> {
+        once(&self.archive, || Ok(Archive::open(&self.config.state_dir.join("archive.db"))?))
+    }
+
+    /// The file of shared tokens.
+    #[must_use]
+    pub fn token_store(&self) -> TokenStore {
+        TokenStore::new(&self.config.tokens)
+    }
+
+    /// The file of device tokens.
+    #[must_use]
+    pub fn device_token_store(&self) -> DeviceTokenStore {
+        DeviceTokenStore::new(self.config.state_dir.join("device-tokens.json"))
+    }
+}
+
+/// Fills a cell once. Two threads that fill it at once do the work twice and agree.
+fn once<T>(cell: &OnceLock<T>, fill: impl FnOnce() -> Result<T, MeshError>) -> Result<&T, MeshError> {
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let value = fill()?;
+    Ok(cell.get_or_init(|| value))
+}

@@ -1,0 +1,103 @@
+//! Say one thing to many agents at once.
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::send::{Plan, SendRequest, plan, send_planned};
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::progress::{Observer, Progress, Unobserved};
+use crate::record::Record;
+use crate::registry::Agent;
+
+/// To whom, and how many at once.
+#[derive(Debug, Clone)]
+pub struct BroadcastRequest {
+    /// What to send, and how. The timeout counts for each peer from the moment its turn comes.
+    pub send: SendRequest,
+    /// Which teammates.
+    pub selection: Selection,
+    /// How many connections at once.
+    pub concurrency: usize,
+}
+
+/// Which teammates of the registry. Ourselves are always left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only these, found as `--to` finds one; all if empty.
+    pub only: Vec<String>,
+    /// Not these.
+    pub except: Vec<String>,
+    /// Only those with all of these tags.
+    pub tags: Vec<(String, String)>,
+}
+
+impl Selection {
+    /// The teammates that fit, in registry order.
+    ///
+    /// # Errors
+    /// When a name fits nobody, or more than one.
+    pub fn of<'a>(&self, mesh: &'a Mesh) -> Result<Vec<&'a Agent>, MeshError> {
+        let registry = mesh.registry()?;
+        let find = |names: &[String]| -> Result<Vec<&'a Agent>, MeshError> {
+            names.iter().map(|name| Ok(registry.find(name)?)).collect()
+        };
+        let (only, except) = (find(&self.only)?, find(&self.except)?);
+        let among = |list: &[&Agent], agent: &Agent| list.iter().any(|other| std::ptr::eq(*other, agent));
+        let chosen = registry.agents.iter().filter(|agent| {
+            !mesh.is_me(agent)
+                && (only.is_empty() || among(&only, agent))
+                && !among(&except, agent)
+                && self.tags.iter().all(|(key, value)| agent.tags.get(key) == Some(value))
+        });
+        Ok(chosen.collect())
+    }
+}
+
+/// Thinks a broadcast through without touching the network; the peers in registry order.
+///
+/// # Errors
+/// When nobody says who we are, the message may not be sent, or a name fits nobody.
+pub fn dry_run(mesh: &Mesh, request: &BroadcastRequest) -> Result<Vec<Plan>, MeshError> {
+    mesh.require_identity()?;
+    let agents = request.selection.of(mesh)?;
+    agents.into_iter().map(|agent| plan(mesh, agent, &request.send)).collect()
+}
+
+/// Sends to all, and gives the records in registry order. One id names the whole; each message has its own.
+///
+/// # Errors
+/// When nobody says who we are, the message may not be sent, or a name fits nobody. What goes wrong with one peer
+/// stands in its record.
+pub async fn broadcast(
+    mesh: &Mesh,
+    request: &BroadcastRequest,
+    observer: &mut dyn Observer,
+) -> Result<(Uuid, Vec<Record>), MeshError> {
+    let plans = dry_run(mesh, request)?;
+    let count = plans.len();
+    let mut running = stream::iter(
+        plans
+            .into_iter()
+            .enumerate()
+            .map(|(place, plan)| async move { (place, send_one(mesh, plan, &request.send).await) }),
+    )
+    .buffer_unordered(request.concurrency.max(1));
+    let mut records: Vec<Option<Record>> = (0..count).map(|_| None).collect();
+    while let Some((place, record)) = running.next().await {
+        observer.progress(Progress::PeerDone(&record));
+        records[place] = Some(record);
+    }
+    Ok((Uuid::now_v7(), records.into_iter().flatten().collect()))
+}
+
+async fn send_one(mesh: &Mesh, plan: Plan, request: &SendRequest) -> Record {
+    let deadline = Instant::now() + request.timeout;
+    let mut line = None;
+    let record = send_planned(mesh, plan, request, deadline, &mut line, &mut Unobserved).await;
+    if let Some(client) = line {
+        client.close().await;
+    }
+    record
+}

@@ -1,0 +1,125 @@
+//! Who is in the team, and whose gateway answers.
+
+use futures_util::{StreamExt, stream};
+use openclaw_client::{Link, Trace};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::error::{MeshError, with_cause};
+use crate::mesh::Mesh;
+use crate::peer::Peer;
+use crate::registry::Agent;
+
+/// How many gateways are asked at once: all of a usual team, and well below the usual limit of 1,024 descriptors.
+const AT_ONCE: usize = 256;
+
+/// One teammate.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    /// The name people see.
+    pub name: String,
+    /// Another name.
+    pub nickname: Option<String>,
+    /// The key of the registry.
+    pub email_prefix: String,
+    /// Where the gateway is.
+    pub address: Option<String>,
+    /// Whether this is us.
+    #[serde(rename = "self")]
+    pub is_self: bool,
+    /// Whether the gateway answers.
+    pub status: Status,
+    /// Milliseconds until its challenge came.
+    pub latency_ms: Option<f64>,
+    /// Whether we hold a token of any kind: `configured` or `missing`.
+    pub token: &'static str,
+    /// Whether the gateway issued a token to our device.
+    pub paired: bool,
+    /// Why it is not online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether a gateway answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It sent its challenge.
+    Online,
+    /// It did not.
+    Unreachable,
+    /// There is no usable address.
+    NoAddress,
+}
+
+impl Status {
+    /// Its name in text and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Unreachable => "unreachable",
+            Self::NoAddress => "no-address",
+        }
+    }
+}
+
+/// Asks every gateway for its challenge; shows no credential. In registry order. Dead peers cost one connect timeout
+/// together, up to 256 of them.
+///
+/// # Errors
+/// When the registry or a tokens file cannot be used.
+pub async fn list(mesh: &Mesh) -> Result<Vec<Listed>, MeshError> {
+    let agents = &mesh.registry()?.agents;
+    // Read here so that a broken file is one error, not one a peer.
+    mesh.shared_token("")?;
+    mesh.device_token("")?;
+    let rows = stream::iter(agents.iter().map(|agent| look_at(mesh, agent))).buffered(AT_ONCE);
+    Ok(rows.collect().await)
+}
+
+async fn look_at(mesh: &Mesh, agent: &Agent) -> Listed {
+    let paired = mesh.device_token(&agent.email_prefix).ok().flatten().is_some();
+    let token = paired || mesh.shared_token(&agent.email_prefix).ok().flatten().is_some();
+    let mut row = Listed {
+        name: agent.name.clone(),
+        nickname: agent.nickname().map(str::to_owned),
+        email_prefix: agent.email_prefix.clone(),
+        address: None,
+        is_self: mesh.is_me(agent),
+        status: Status::NoAddress,
+        latency_ms: None,
+        token: if token { "configured" } else { "missing" },
+        paired,
+        reason: None,
+    };
+    let peer = match Peer::new(mesh, agent) {
+        Ok(peer) => peer,
+        Err(error) => return Listed { reason: Some(error.to_string()), ..row },
+    };
+    row.address = Some(peer.endpoint.to_string());
+    let start = Instant::now();
+    let deadline = start + mesh.config().connect_timeout;
+    let mut trace = Trace::default();
+    let answered = async {
+        let link = Link::dial(&peer.endpoint, &peer.dial, deadline, &mut trace).await?;
+        link.challenge(deadline, &mut trace).await.map(drop)
+    };
+    match answered.await {
+        Ok(()) => {
+            row.status = Status::Online;
+            row.latency_ms = Some(millis(start.elapsed()));
+        }
+        Err(error) => {
+            row.status = Status::Unreachable;
+            row.reason = Some(with_cause(&error));
+        }
+    }
+    row
+}
+
+/// Milliseconds to three places.
+pub(crate) fn millis(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

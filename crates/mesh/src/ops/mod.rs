@@ -1,0 +1,12 @@
+//! One file an operation. Each takes a [`Mesh`](crate::Mesh) and says what became of it; nothing below knows a terminal.
+
+pub mod broadcast;
+pub mod doctor;
+pub mod init;
+pub mod list;
+pub mod pair;
+pub mod ping;
+mod probe;
+pub mod send;
+pub mod wait;
+pub mod whoami;

@@ -1,0 +1,261 @@
+//! Pairing: getting our device approved by a peer, and approving devices on our own gateway.
+
+use std::path::Path;
+
+use openclaw_client::protocol::Fault;
+use openclaw_client::protocol::methods::device::{
+    Approved, PairApprove, PairList, PairReject, PairRemove, PairedDevice, Pairings, PendingDevice,
+};
+use openclaw_client::{Credential, Trace};
+use serde::Serialize;
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::own_gateway::OwnGateway;
+use crate::peer::Peer;
+use crate::private_file::shell_word;
+use crate::progress::{Observer, Progress};
+use crate::record::To;
+use crate::registry::Agent;
+use crate::route::gateway;
+
+/// How often a waiting `pair` looks whether it was approved. Nothing is pushed to a device that waits.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Where our request stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pairing {
+    /// With whom.
+    pub to: To,
+    /// What the peer approves; none once it is approved.
+    pub request_id: Option<String>,
+    /// `pending` or `approved`.
+    pub status: PairStatus,
+    /// What the peer runs: any one of these.
+    pub commands: Vec<String>,
+}
+
+/// Where a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairStatus {
+    /// The peer has to approve it; it vanishes after five minutes.
+    Pending,
+    /// We are in.
+    Approved,
+}
+
+/// The commands that approve a request, on the peer's host. The id is the peer's own text and goes into a shell.
+#[must_use]
+pub fn approve_commands(request_id: &str) -> Vec<String> {
+    let request_id = shell_word(Path::new(request_id));
+    vec![format!("agent-mesh pair approve {request_id}"), format!("openclaw devices approve {request_id}")]
+}
+
+/// Asks a peer to let our device in, with read and write and never more. With `wait`, looks again until it is approved
+/// or the time is over.
+///
+/// # Errors
+/// When the peer cannot be reached or refuses otherwise, or we hold no token that lets us ask.
+pub async fn pair(
+    mesh: &Mesh,
+    agent: &Agent,
+    wait: bool,
+    timeout: Duration,
+    observer: &mut dyn Observer,
+) -> Result<Pairing, MeshError> {
+    let peer = Peer::new(mesh, agent)?;
+    let deadline = Instant::now() + timeout;
+    let mut announced = None;
+    loop {
+        let pairing = ask(mesh, &peer, deadline).await?;
+        let over = Instant::now() + POLL >= deadline;
+        if pairing.status == PairStatus::Approved || !wait || over {
+            return Ok(pairing);
+        }
+        if pairing.request_id != announced {
+            let request_id = pairing.request_id.as_deref().unwrap_or_default();
+            observer.progress(Progress::PairingPending { to: &peer.to, request_id });
+            announced = pairing.request_id;
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn ask(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<Pairing, MeshError> {
+    let to = peer.to.clone();
+    let shared = mesh.shared_token(&to.email_prefix)?.cloned().map(Credential::Shared);
+    let device = mesh.device_token(&to.email_prefix)?.map(|token| Credential::Device(token.token.clone()));
+    // A device token that still works needs no request; one that does not is why the user asks again.
+    let first = device.clone().or_else(|| shared.clone());
+    let first = first.ok_or_else(|| MeshError::NoCredential { to: to.clone() })?;
+    let mut trace = Trace::default();
+    let mut outcome = gateway::connect_with(mesh, peer, first, deadline, &mut trace).await;
+    if let (Err(error), Some(_), Some(shared)) = (&outcome, &device, shared)
+        && error.refusal() == Some(Fault::DeviceTokenMismatch)
+    {
+        outcome = gateway::connect_with(mesh, peer, shared, deadline, &mut trace).await;
+    }
+    match outcome {
+        Ok(client) => {
+            client.close().await;
+            Ok(Pairing { to, request_id: None, status: PairStatus::Approved, commands: Vec::new() })
+        }
+        Err(error) => match error.refusal() {
+            Some(Fault::PairingRequired { request_id: Some(id), .. }) => {
+                let commands = approve_commands(&id);
+                Ok(Pairing { to, request_id: Some(id), status: PairStatus::Pending, commands })
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+/// Who waits for approval at our own gateway, and who is in.
+///
+/// # Errors
+/// When our own gateway cannot be reached or does not let us in.
+pub async fn pairings(mesh: &Mesh, deadline: Instant) -> Result<Pairings, MeshError> {
+    let own = OwnGateway::connect(mesh, deadline).await?;
+    let pairings = own.call(&PairList {}, deadline).await;
+    own.close().await;
+    pairings
+}
+
+/// Lets a device in. `wanted` is a request id, a device id or the beginning of one, or a teammate's name.
+///
+/// # Errors
+/// When nothing waiting fits, more than one does, or our own gateway refuses.
+pub async fn approve(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<Approved, MeshError> {
+    let own = OwnGateway::connect(mesh, deadline).await?;
+    let result = async {
+        let pending = waiting(&own, mesh, wanted, deadline).await?;
+        own.call(&PairApprove { request_id: pending.request_id }, deadline).await
+    };
+    let result = result.await;
+    own.close().await;
+    result
+}
+
+/// Turns a request down.
+///
+/// # Errors
+/// As [`approve`].
+pub async fn reject(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<PendingDevice, MeshError> {
+    let own = OwnGateway::connect(mesh, deadline).await?;
+    let result = async {
+        let pending = waiting(&own, mesh, wanted, deadline).await?;
+        own.call(&PairReject { request_id: pending.request_id.clone() }, deadline).await?;
+        Ok(pending)
+    };
+    let result = result.await;
+    own.close().await;
+    result
+}
+
+/// Ends a device's access: its sockets close, its token is worthless.
+///
+/// # Errors
+/// As [`approve`], for devices that are in.
+pub async fn revoke(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<PairedDevice, MeshError> {
+    let own = OwnGateway::connect(mesh, deadline).await?;
+    let result = async {
+        let paired = own.call(&PairList {}, deadline).await?.paired;
+        let name = names(mesh, wanted);
+        let device = one(paired, wanted, |device| {
+            fits(wanted, &name, None, &device.device_id, device.display_name.as_deref())
+        })?;
+        own.call(&PairRemove { device_id: device.device_id.clone() }, deadline).await?;
+        Ok(device)
+    };
+    let result = result.await;
+    own.close().await;
+    result
+}
+
+async fn waiting(
+    own: &OwnGateway,
+    mesh: &Mesh,
+    wanted: &str,
+    deadline: Instant,
+) -> Result<PendingDevice, MeshError> {
+    let pending = own.call(&PairList {}, deadline).await?.pending;
+    let name = names(mesh, wanted);
+    one(pending, wanted, |device| {
+        fits(wanted, &name, Some(&device.request_id), &device.device_id, device.display_name.as_deref())
+    })
+}
+
+/// What the registry knows of the teammate named, if `wanted` names one.
+struct Named {
+    device_id: Option<String>,
+    email_prefix: Option<String>,
+}
+
+fn names(mesh: &Mesh, wanted: &str) -> Named {
+    let agent = mesh.registry().ok().and_then(|registry| registry.find(wanted).ok());
+    Named {
+        device_id: agent.and_then(|agent| agent.device_id.clone()),
+        email_prefix: agent.map(|agent| agent.email_prefix.to_lowercase()),
+    }
+}
+
+fn fits(
+    wanted: &str,
+    named: &Named,
+    request_id: Option<&str>,
+    device_id: &str,
+    display_name: Option<&str>,
+) -> bool {
+    let claims = |prefix: &str| {
+        let name = display_name.and_then(|name| name.strip_prefix("agent-mesh:")).unwrap_or_default();
+        name.split(' ').next().is_some_and(|claimed| claimed.eq_ignore_ascii_case(prefix))
+    };
+    request_id == Some(wanted)
+        || (wanted.len() >= 8 && device_id.starts_with(&wanted.to_ascii_lowercase()))
+        || named.device_id.as_deref() == Some(device_id)
+        // A name is the device's own claim: it finds the row, and the human who named it decides.
+        || named.email_prefix.as_deref().map_or_else(|| claims(wanted), claims)
+}
+
+fn one<T>(rows: Vec<T>, wanted: &str, fits: impl Fn(&T) -> bool) -> Result<T, MeshError> {
+    let mut found: Vec<T> = rows.into_iter().filter(fits).collect();
+    match (found.pop(), found.len()) {
+        (Some(row), 0) => Ok(row),
+        (Some(_), more) => {
+            let what = format!("{} devices fit `{wanted}`: name one by its id", more + 1);
+            Err(MeshError::NoSuchPairing { what })
+        }
+        (None, _) => Err(MeshError::NoSuchPairing { what: format!("no device fits `{wanted}`") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "56475aa75463474c0285df5dbf2bcab73da651358839e9b77481b2eab107708c";
+
+    #[test]
+    fn a_device_is_found_by_request_id_prefix_or_name() {
+        let nobody = Named { device_id: None, email_prefix: None };
+        let alice = Named { device_id: None, email_prefix: Some("alice".into()) };
+        let shown = Some("agent-mesh:alice (56475aa7)");
+        assert!(fits("req-1", &nobody, Some("req-1"), ID, None));
+        assert!(fits("56475AA7", &nobody, None, ID, None));
+        assert!(!fits("56475a", &nobody, None, ID, None), "fewer than eight digits are no device id");
+        assert!(fits("Alice W", &alice, None, ID, shown));
+        assert!(fits("alice", &nobody, None, ID, shown));
+        assert!(!fits("ali", &nobody, None, ID, shown));
+        assert!(!fits("alice", &nobody, None, ID, Some("alice")), "only our own naming counts");
+    }
+
+    #[test]
+    fn more_than_one_is_never_guessed() {
+        assert_eq!(one(vec![1, 2], "x", |n| *n == 2).ok(), Some(2));
+        let error = one(vec![1, 1], "x", |n| *n == 1).unwrap_err().to_string();
+        assert_eq!(error, "2 devices fit `x`: name one by its id");
+    }
+}

@@ -1,0 +1,340 @@
+//! Say something to one teammate's agent and await its reply.
+
+use jiff::Timestamp;
+use openclaw_client::Client;
+use openclaw_client::protocol::attribution::Header;
+use serde::Serialize;
+use tokio::time::{Duration, Instant};
+use uuid::Uuid;
+
+use crate::archive::{Archive, Direction, NewMessage};
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::message::{self, SizeNote};
+use crate::peer::{Peer, SessionChoice, session_key};
+use crate::progress::{Observer, Progress};
+use crate::record::{Receipt, Record, Reply, State, To};
+use crate::registry::{Agent, Via};
+use crate::route::recover::Attempt;
+use crate::route::{self, Delivery, Outgoing, Setback};
+
+/// How many rounds one `send` may have.
+pub const MAX_ROUNDS: u32 = 20;
+
+/// What to send, and how.
+#[derive(Debug, Clone)]
+pub struct SendRequest {
+    /// The message.
+    pub message: String,
+    /// The session.
+    pub session: SessionChoice,
+    /// The route; the registry's if none is given.
+    pub via: Option<Via>,
+    /// One budget for everything: resolve, connect, send, wait. It is ours alone and never becomes the run's own.
+    pub timeout: Duration,
+    /// Whether to wait for the reply.
+    pub wait: bool,
+    /// The message id; a fresh one if none is given.
+    pub id: Option<Uuid>,
+    /// Whether the message carries the attribution header.
+    pub header: bool,
+    /// Whether the instant-message fallback may be used.
+    pub fallback: bool,
+}
+
+impl SendRequest {
+    /// A message with the defaults: 60 s, await the reply, header, fallback.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            session: SessionChoice::default(),
+            via: None,
+            timeout: Duration::from_secs(60),
+            wait: true,
+            id: None,
+            header: true,
+            fallback: true,
+        }
+    }
+}
+
+/// A send that is thought through and has not happened: what a dry run prints.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// To whom.
+    pub to: To,
+    /// Where; none if there is no usable address.
+    pub address: Option<String>,
+    /// The session key on the wire.
+    pub session: String,
+    /// The route.
+    pub via: Via,
+    /// The message's size in bytes of UTF-8, without the header.
+    pub bytes: usize,
+    /// Exactly what goes out, with the header.
+    pub message: String,
+    /// `configured` or `missing`.
+    pub token: &'static str,
+    /// The message id.
+    #[serde(skip)]
+    pub id: String,
+    /// Whether the message is larger than the soft limit.
+    #[serde(skip)]
+    pub size_note: SizeNote,
+    #[serde(skip)]
+    peer: Result<Peer, MeshError>,
+    #[serde(skip)]
+    me: String,
+}
+
+impl Plan {
+    /// Why the peer cannot be called, if so.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&MeshError> {
+        self.peer.as_ref().err()
+    }
+}
+
+/// Thinks a send through: recipient, session, size, header. Touches no network.
+///
+/// # Errors
+/// When the message may not be sent, or a file of ours cannot be used.
+pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, MeshError> {
+    let size_note = message::check(&request.message, mesh.config().limits)?;
+    let me = mesh.my_name()?;
+    let id = request.id.unwrap_or_else(Uuid::now_v7).to_string();
+    let text = if request.header {
+        let header =
+            Header { from: me.clone(), id: id.clone(), thread: request.session.thread.clone(), hops: 0 };
+        header.wrap(&request.message)
+    } else {
+        request.message.clone()
+    };
+    let peer = Peer::new(mesh, agent);
+    Ok(Plan {
+        to: To::from(agent),
+        address: peer.as_ref().ok().map(|peer| peer.endpoint.to_string()),
+        session: session_key(&me, agent, &request.session),
+        via: request.via.or(agent.via).unwrap_or_default(),
+        bytes: request.message.len(),
+        message: text,
+        token: if has_token(mesh, &agent.email_prefix)? { "configured" } else { "missing" },
+        id,
+        size_note,
+        peer,
+        me,
+    })
+}
+
+fn has_token(mesh: &Mesh, email_prefix: &str) -> Result<bool, MeshError> {
+    Ok(mesh.shared_token(email_prefix)?.is_some() || mesh.device_token(email_prefix)?.is_some())
+}
+
+/// Sends one message. What went wrong on the way stands in the record, beside how far it got.
+///
+/// # Errors
+/// Only when there was nothing to send: see [`plan`].
+pub async fn send(
+    mesh: &Mesh,
+    agent: &Agent,
+    request: &SendRequest,
+    observer: &mut dyn Observer,
+) -> Result<Record, MeshError> {
+    let plan = plan(mesh, agent, request)?;
+    let deadline = Instant::now() + request.timeout;
+    let mut line = None;
+    let record = send_planned(mesh, plan, request, deadline, &mut line, observer).await;
+    if let Some(client) = line {
+        client.close().await;
+    }
+    Ok(record)
+}
+
+/// Sends, and sends each reply back as the next message, for a number of rounds in one session over one connection:
+/// the bash skill's `--rounds`. Ends early when a round gives no reply.
+///
+/// # Errors
+/// When the first message may not be sent. A later one that may not ends the conversation in its record.
+pub async fn send_rounds(
+    mesh: &Mesh,
+    agent: &Agent,
+    request: &SendRequest,
+    rounds: u32,
+    observer: &mut dyn Observer,
+) -> Result<Vec<(String, Record)>, MeshError> {
+    let mut said: Vec<(String, Record)> = Vec::new();
+    let mut line = None;
+    let mut next = request.clone();
+    for number in 1..=rounds {
+        let plan = match plan(mesh, agent, &next) {
+            Ok(plan) => plan,
+            Err(error) if said.is_empty() => return Err(error),
+            Err(error) => {
+                // The peer's reply is too large to be sent back: the conversation ends with what was said.
+                if let Some((_, last)) = said.last_mut() {
+                    last.error = Some(error);
+                }
+                break;
+            }
+        };
+        observer.progress(Progress::Round { number, message: &next.message });
+        let deadline = Instant::now() + request.timeout;
+        let record = send_planned(mesh, plan, &next, deadline, &mut line, observer).await;
+        observer.progress(Progress::RoundDone(&record));
+        let reply = record.reply.as_ref().map(|reply| reply.text.clone());
+        said.push((next.message.clone(), record));
+        let Some(reply) = reply else { break };
+        next.message = reply;
+        next.id = None;
+    }
+    if let Some(client) = line {
+        client.close().await;
+    }
+    Ok(said)
+}
+
+/// Carries a plan out, over the line that stands or a new one. The message is in the archive before anything leaves,
+/// and its end is there before this returns.
+pub(crate) async fn send_planned(
+    mesh: &Mesh,
+    plan: Plan,
+    request: &SendRequest,
+    deadline: Instant,
+    line: &mut Option<Client>,
+    observer: &mut dyn Observer,
+) -> Record {
+    let new = NewMessage {
+        id: plan.id.clone(),
+        direction: Direction::Out,
+        peer: plan.to.clone(),
+        via: plan.via,
+        session: plan.session.clone(),
+        thread: request.session.thread.clone(),
+        header: plan.message.strip_suffix(&request.message).unwrap_or_default().to_owned(),
+        text: request.message.clone(),
+        state: State::Sending,
+    };
+    let mut message = Outgoing {
+        to: plan.to,
+        run_id: plan.id.clone(),
+        id: plan.id,
+        via: plan.via,
+        session: plan.session,
+        text: plan.message,
+        me: plan.me,
+        wait: request.wait,
+        deadline,
+    };
+    let archive = match begin(mesh, new).await {
+        Ok(archive) => archive,
+        Err(error) => return unsent(message, plan.bytes, error),
+    };
+    let mut delivery = Delivery::new(archive, &message.id, State::Sending, Receipt::default());
+    let mut result = match plan.peer {
+        Ok(peer) => attempt(mesh, &peer, &mut message, line, &mut delivery, observer).await,
+        Err(error) => Err(error),
+    };
+    if let (Err(error), Some(fallback), true) = (&result, &mesh.config().fallback, request.fallback)
+        && error.is_unreachable()
+        && delivery.state() == State::Sending
+    {
+        result = fallback
+            .deliver(&message.to.email_prefix, &request.message)
+            .await
+            .map_err(|source| MeshError::Fallback { to: message.to.clone(), source });
+        delivery.finished(if result.is_ok() { State::Fallback } else { State::Unreachable });
+    }
+    conclude(message, plan.bytes, delivery, result).await
+}
+
+async fn begin(mesh: &Mesh, new: NewMessage) -> Result<&Archive, MeshError> {
+    let archive = mesh.archive()?;
+    archive.begin(new).await?;
+    Ok(archive)
+}
+
+/// The record of a message that could not be kept, and was not sent for that reason.
+fn unsent(message: Outgoing, bytes: usize, error: MeshError) -> Record {
+    Record {
+        to: message.to,
+        id: message.id,
+        via: message.via,
+        session: message.session,
+        bytes,
+        state: State::Failed,
+        receipt: Receipt::default(),
+        reply: None,
+        error: Some(error),
+    }
+}
+
+/// Writes down how it ended, and makes the record.
+pub(crate) async fn conclude(
+    message: Outgoing,
+    bytes: usize,
+    delivery: Delivery<'_>,
+    result: Result<(), MeshError>,
+) -> Record {
+    let mut error = result.err();
+    let state = last_certain(delivery.state(), error.as_ref());
+    let sentence = error.as_ref().map(|error| crate::error::chain(error));
+    if let Err(failed) = delivery.conclude(state, sentence).await {
+        // What happened is more than that it could not be written down.
+        tracing::warn!(error = %failed, "the end of a message could not be archived");
+        error.get_or_insert(MeshError::Archive(failed));
+    }
+    Record {
+        to: message.to,
+        id: message.id,
+        via: message.via,
+        session: message.session,
+        bytes,
+        state,
+        receipt: delivery.receipt,
+        reply: delivery.reply.map(|text| Reply { text }),
+        error,
+    }
+}
+
+async fn attempt(
+    mesh: &Mesh,
+    peer: &Peer,
+    message: &mut Outgoing,
+    line: &mut Option<Client>,
+    delivery: &mut Delivery<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(), MeshError> {
+    let client = match line {
+        Some(client) => client,
+        None => line.insert(route::gateway::connect_ready(mesh, peer, message.deadline).await?),
+    };
+    let boot_id = client.hello().server.boot_id.clone();
+    delivery.reached(boot_id.as_deref());
+    observer.progress(Progress::Reached);
+    let sent_at = Timestamp::now();
+    match route::deliver(client, message, delivery, observer).await {
+        Ok(()) => Ok(()),
+        Err(Setback::Final(error)) => Err(error),
+        Err(Setback::Deadline) => Err(message.give_up("no answer in time", delivery)),
+        Err(Setback::Lost(how)) => {
+            delivery.lost(&how);
+            *line = None;
+            let attempt = Attempt { boot_id, sent_at };
+            route::recover::resume(mesh, peer, message, attempt, line, delivery, observer).await
+        }
+    }
+}
+
+/// A message that never left is failed, unreachable or skipped, by what stopped it.
+fn last_certain(state: State, error: Option<&MeshError>) -> State {
+    match (state, error) {
+        (State::Sending, Some(MeshError::NoAddress { .. } | MeshError::NoCredential { .. })) => {
+            State::Skipped
+        }
+        (State::Sending, Some(error)) if error.is_unreachable() => State::Unreachable,
+        (State::Sending, Some(_)) => State::Failed,
+        (state, _) => state,
+    }
+}

@@ -1,0 +1,164 @@
+//! Our own gateway, as its owner: over loopback, with its own token, without a device.
+
+use std::path::Path;
+
+use openclaw_client::protocol::Fault;
+use openclaw_client::protocol::methods::Method;
+use openclaw_client::{Access, Challenged, Client, ConnectError, DialOptions, Link, Secret, Trace};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::private_file;
+
+/// A connection to our own gateway with the owner's rights.
+pub struct OwnGateway {
+    client: Client,
+}
+
+impl OwnGateway {
+    /// Connects, with the first token that is accepted: the environment's alone if it names one, else OpenClaw's, else
+    /// that of `agent-mesh serve`. Each is shown once.
+    ///
+    /// # Errors
+    /// When no token is found, or none opens the gateway.
+    pub async fn connect(mesh: &Mesh, deadline: Instant) -> Result<Self, MeshError> {
+        let mut refused = None;
+        for token in tokens(mesh)? {
+            match open(mesh, token, deadline).await {
+                Ok(client) => return Ok(Self { client }),
+                Err(ConnectError::Refused(shape)) if shape.fault() == Fault::TokenMismatch => {
+                    refused = Some(ConnectError::Refused(shape));
+                }
+                Err(source) => return Err(failed(mesh, source)),
+            }
+        }
+        match refused {
+            Some(source) => Err(failed(mesh, source)),
+            None => Err(MeshError::OwnTokenMissing { searched: searched(mesh) }),
+        }
+    }
+
+    /// Calls a method.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call<M: Method>(&self, request: &M, deadline: Instant) -> Result<M::Payload, MeshError> {
+        self.client.call(request, deadline).await.map_err(|source| MeshError::OwnGatewayCall { source })
+    }
+
+    /// Says goodbye.
+    pub async fn close(self) {
+        self.client.close().await;
+    }
+}
+
+fn failed(mesh: &Mesh, source: ConnectError) -> MeshError {
+    MeshError::OwnGateway { endpoint: mesh.config().gateway.endpoint.to_string(), source: Box::new(source) }
+}
+
+async fn open(mesh: &Mesh, token: Secret, deadline: Instant) -> Result<Client, ConnectError> {
+    let deadline = deadline.min(Instant::now() + mesh.config().connect_timeout);
+    let challenged = challenge(mesh, deadline).await?;
+    let access = Access::owner(token, "agent-mesh");
+    challenged.authenticate(access, None, deadline, &mut Trace::default()).await
+}
+
+/// Knocks at our own gateway and waits for its challenge; shows nothing.
+pub(crate) async fn challenge(mesh: &Mesh, deadline: Instant) -> Result<Challenged, ConnectError> {
+    let deadline = deadline.min(Instant::now() + mesh.config().connect_timeout);
+    let mut trace = Trace::default();
+    let endpoint = &mesh.config().gateway.endpoint;
+    let link = Link::dial(endpoint, &DialOptions::default(), deadline, &mut trace).await?;
+    link.challenge(deadline, &mut trace).await
+}
+
+fn searched(mesh: &Mesh) -> Vec<String> {
+    let config = &mesh.config().gateway;
+    let files = [&config.openclaw_json, &config.serve_token].into_iter().flatten();
+    std::iter::once("OPENCLAW_GATEWAY_TOKEN".to_owned())
+        .chain(files.map(|path| path.display().to_string()))
+        .collect()
+}
+
+fn tokens(mesh: &Mesh) -> Result<Vec<Secret>, MeshError> {
+    let config = &mesh.config().gateway;
+    if let Some(token) = &config.token {
+        return Ok(vec![token.clone()]);
+    }
+    let mut found = Vec::new();
+    if let Some(path) = &config.openclaw_json {
+        found.extend(openclaw_token(path)?);
+    }
+    if let Some(path) = &config.serve_token
+        && let Some(bytes) = private_file::read(path)?
+    {
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        found.push(Secret::new(text));
+    }
+    // One token at two places is shown once.
+    found.dedup();
+    Ok(found)
+}
+
+/// `gateway.auth.token` of OpenClaw's settings (JSON5). The file's own mode is OpenClaw's business.
+fn openclaw_token(path: &Path) -> Result<Option<Secret>, MeshError> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Settings {
+        gateway: Gateway,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Gateway {
+        auth: Auth,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Auth {
+        token: Option<serde_json::Value>,
+    }
+    let unusable =
+        |reason: &str| MeshError::OpenClawSettings { path: path.to_owned(), reason: reason.to_owned() };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(&error.to_string())),
+    };
+    // The parser's own words are left out: they may quote the file, which holds secrets.
+    let settings: Settings =
+        json5::from_str(&text).map_err(|_| unusable("it is not JSON5 of the usual shape"))?;
+    match settings.gateway.auth.token {
+        None => Ok(None),
+        Some(serde_json::Value::String(token)) => Ok(Some(Secret::new(token))),
+        Some(_) => Err(unusable("gateway.auth.token refers to a secret elsewhere")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token_of(text: &str) -> Result<Option<Secret>, MeshError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("openclaw.json");
+        std::fs::write(&path, text).unwrap();
+        openclaw_token(&path)
+    }
+
+    #[test]
+    fn the_token_is_found_where_openclaw_keeps_it() {
+        let text = "{ // comment\n gateway: { auth: { mode: 'token', token: 'tok-1', }, port: 18789 } }";
+        assert_eq!(token_of(text).unwrap().unwrap().expose(), "tok-1");
+        assert_eq!(token_of("{}").unwrap(), None);
+    }
+
+    #[test]
+    fn a_secret_elsewhere_is_named_and_never_guessed() {
+        let error = token_of("{gateway:{auth:{token:{source:'env',id:'X'}}}}").unwrap_err().to_string();
+        assert!(error.ends_with("gateway.auth.token refers to a secret elsewhere"), "{error}");
+        let error = token_of("{gateway:{auth:{token:'tok-secret'").unwrap_err().to_string();
+        assert!(!error.contains("tok-secret"), "{error}");
+    }
+}

@@ -1,0 +1,110 @@
+//! One teammate, ready to be called.
+
+use openclaw_client::{DialOptions, Endpoint, Exposure};
+
+use crate::config::PlainText;
+use crate::error::{MeshError, with_cause};
+use crate::mesh::Mesh;
+use crate::record::To;
+use crate::registry::Agent;
+
+/// A teammate's gateway: where it is, and how we would know it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Whose.
+    pub to: To,
+    /// Where.
+    pub endpoint: Endpoint,
+    pub(crate) dial: DialOptions,
+}
+
+impl Peer {
+    /// Prepares a call to a teammate. Touches no network.
+    ///
+    /// # Errors
+    /// When there is no usable address, or the connection would be overheard.
+    pub fn new(mesh: &Mesh, agent: &Agent) -> Result<Self, MeshError> {
+        let to = To::from(agent);
+        let unusable = |reason: String| MeshError::NoAddress { to: to.clone(), reason };
+        let endpoint = agent.address().map_err(|error| unusable(with_cause(&error)))?;
+        let pin = agent.tls_pin().map_err(|error| unusable(format!("tlsFingerprint: {error}")))?;
+        let private_only = private_only(&endpoint, mesh.config().plain_text)?;
+        Ok(Self { to, endpoint, dial: DialOptions { pin, private_only } })
+    }
+}
+
+/// Whether plain text may go to this endpoint, and whether only if its name leads to private addresses.
+fn private_only(endpoint: &Endpoint, allowed: PlainText) -> Result<bool, MeshError> {
+    match (endpoint.exposure(), allowed) {
+        (Exposure::Encrypted, _) | (_, PlainText::Anywhere) => Ok(false),
+        // `.local` and `.ts.net` are private by their name, whatever address they have today.
+        (Exposure::Private, _) => Ok(false),
+        (Exposure::Name, PlainText::PrivateNames) => Ok(true),
+        _ => Err(MeshError::PlainText { endpoint: endpoint.to_string() }),
+    }
+}
+
+/// The session on the wire: `agent:<agent>:<session>`, unless the session given is in that form already.
+#[must_use]
+pub fn session_key(me: &str, agent: &Agent, choice: &SessionChoice) -> String {
+    let name = choice.agent.as_deref().or(agent.agent.as_deref()).unwrap_or("main");
+    let session = choice.session.clone().or_else(|| agent.session.clone());
+    let mut session = session.unwrap_or_else(|| format!("mesh:{me}"));
+    if let Some(thread) = &choice.thread {
+        session = format!("{session}:{thread}");
+    }
+    // Gateways fold the case of keys; ours must compare equal to theirs.
+    let key = if session.starts_with("agent:") { session } else { format!("agent:{name}:{session}") };
+    key.to_lowercase()
+}
+
+/// What a user may say about the session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionChoice {
+    /// `--session`.
+    pub session: Option<String>,
+    /// `--thread`: a topic of its own beside the session.
+    pub thread: Option<String>,
+    /// `--agent`: which agent of the peer's gateway.
+    pub agent: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_key_follows_the_contract() {
+        let plain = Agent::new("Bob", "bob");
+        let main =
+            Agent { session: Some("main".into()), agent: Some("Coder".into()), ..Agent::new("Bob", "bob") };
+        let choice = |session: Option<&str>, thread: Option<&str>, agent: Option<&str>| SessionChoice {
+            session: session.map(Into::into),
+            thread: thread.map(Into::into),
+            agent: agent.map(Into::into),
+        };
+        let cases = [
+            (&plain, choice(None, None, None), "agent:main:mesh:alice"),
+            (&plain, choice(None, Some("ci"), None), "agent:main:mesh:alice:ci"),
+            (&plain, choice(Some("main"), None, None), "agent:main:main"),
+            (&plain, choice(Some("agent:x:Y"), None, Some("z")), "agent:x:y"),
+            (&main, choice(None, None, None), "agent:coder:main"),
+            (&main, choice(Some("other"), None, Some("ops")), "agent:ops:other"),
+        ];
+        for (agent, choice, key) in cases {
+            assert_eq!(session_key("alice", agent, &choice), key);
+        }
+    }
+
+    #[test]
+    fn plain_text_goes_only_where_the_contract_allows() {
+        let check = |url: &str, allowed| private_only(&url.parse().unwrap(), allowed).ok();
+        use PlainText::{Anywhere, PrivateAddresses, PrivateNames};
+        assert_eq!(check("ws://10.0.0.1", PrivateAddresses), Some(false));
+        assert_eq!(check("wss://bob.example.com", PrivateAddresses), Some(false));
+        assert_eq!(check("ws://bob.example.com", PrivateAddresses), None);
+        assert_eq!(check("ws://bob.example.com", PrivateNames), Some(true));
+        assert_eq!(check("ws://203.0.113.1", PrivateNames), None);
+        assert_eq!(check("ws://203.0.113.1", Anywhere), Some(false));
+    }
+}

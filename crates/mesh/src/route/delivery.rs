@@ -1,0 +1,70 @@
+//! How far a message got, step by step, in memory and in the archive.
+
+use jiff::Timestamp;
+
+use crate::archive::{Archive, ArchiveError, Step};
+use crate::record::{Receipt, State};
+
+/// The life of one message while we carry it. An error leaves the last certain step behind.
+pub(crate) struct Delivery<'a> {
+    archive: &'a Archive,
+    id: String,
+    state: State,
+    pub receipt: Receipt,
+    pub reply: Option<String>,
+}
+
+impl<'a> Delivery<'a> {
+    /// A message that the archive knows, in the state it has there.
+    pub(crate) fn new(archive: &'a Archive, id: &str, state: State, receipt: Receipt) -> Self {
+        Self { archive, id: id.to_owned(), state, receipt, reply: None }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// The peer's gateway let us in. Not awaited: only the message itself must be on the disk before it leaves.
+    pub(crate) fn reached(&mut self, boot_id: Option<&str>) {
+        self.receipt.reached_at.get_or_insert_with(Timestamp::now);
+        drop(self.archive.note(&self.id, Step::Reached { boot_id: boot_id.map(str::to_owned) }));
+    }
+
+    /// Another attempt is about to leave. It must not before this is on the disk.
+    pub(crate) async fn sending(&mut self, run_id: &str) -> Result<(), ArchiveError> {
+        self.state = State::Sending;
+        self.archive.note(&self.id, Step::Sending { run_id: run_id.to_owned() }).await
+    }
+
+    pub(crate) fn accepted(&mut self) {
+        if self.state == State::Accepted {
+            return;
+        }
+        self.state = State::Accepted;
+        self.receipt.accepted_at.get_or_insert_with(Timestamp::now);
+        drop(self.archive.note(&self.id, Step::Accepted));
+    }
+
+    pub(crate) fn lost(&mut self, how: &str) {
+        drop(self.archive.note(&self.id, Step::Lost(how.to_owned())));
+    }
+
+    pub(crate) fn finished(&mut self, state: State) {
+        self.state = state;
+        self.receipt.finished_at = Some(Timestamp::now());
+    }
+
+    pub(crate) fn replied(&mut self, text: String) {
+        self.finished(State::Replied);
+        self.reply = Some(text);
+    }
+
+    /// Writes the end down, if it came. It is on the disk when this returns.
+    pub(crate) async fn conclude(&self, state: State, error: Option<String>) -> Result<(), ArchiveError> {
+        if state == State::Accepted || state == State::Sending {
+            // Nothing ended: the run goes on at the peer's. What was noted so far is made sure of.
+            return self.archive.settle().await;
+        }
+        self.archive.note(&self.id, Step::Finished { state, reply: self.reply.clone(), error }).await
+    }
+}

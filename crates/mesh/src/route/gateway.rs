@@ -1,0 +1,169 @@
+//! A connection to a peer's gateway, with our own device and never more rights than it takes to talk.
+
+use jiff::Timestamp;
+use openclaw_client::protocol::Fault;
+use openclaw_client::protocol::methods::SCOPE_WRITE;
+use openclaw_client::{Access, Challenged, Client, ConnectError, Credential, Link, Secret, Trace};
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::device::DeviceKey;
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::peer::Peer;
+use crate::secrets::DeviceToken;
+
+/// The first pause between two attempts to connect, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The credential we would show a peer: the token its gateway gave our device, else the shared one.
+pub(crate) fn credential(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshError> {
+    if let Some(token) = mesh.device_token(&peer.to.email_prefix)? {
+        return Ok(Credential::Device(token.token.clone()));
+    }
+    let shared = mesh.shared_token(&peer.to.email_prefix)?;
+    Ok(shared.map_or(Credential::None, |token| Credential::Shared(token.clone())))
+}
+
+/// Connects with our device, to talk.
+pub(crate) async fn connect(
+    mesh: &Mesh,
+    peer: &Peer,
+    deadline: Instant,
+    trace: &mut Trace,
+) -> Result<Client, MeshError> {
+    let credential = credential(mesh, peer)?;
+    if matches!(credential, Credential::None) {
+        return Err(MeshError::NoCredential { to: peer.to.clone() });
+    }
+    let client = connect_with(mesh, peer, credential, deadline, trace).await?;
+    // Protocol 3 says nothing of rights: there the first call shows.
+    match &client.hello().auth {
+        Some(granted) if !granted.allows(SCOPE_WRITE) => {
+            Err(MeshError::Scope { to: peer.to.clone(), missing: SCOPE_WRITE.to_owned() })
+        }
+        _ => Ok(client),
+    }
+}
+
+/// Connects as [`connect`] does, and tries again while the gateway says that it is starting or restarting.
+pub(crate) async fn connect_ready(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<Client, MeshError> {
+    retry(mesh, peer, deadline, |error| busy(error).is_some()).await
+}
+
+/// Connects as [`connect`] does, and tries again while the gateway cannot be reached, too: it was there before.
+pub(crate) async fn connect_patiently(
+    mesh: &Mesh,
+    peer: &Peer,
+    deadline: Instant,
+) -> Result<Client, MeshError> {
+    retry(mesh, peer, deadline, |error| busy(error).is_some() || error.is_unreachable()).await
+}
+
+/// Tries again with growing pauses, or when the gateway says; never after an error that `again` does not name.
+async fn retry(
+    mesh: &Mesh,
+    peer: &Peer,
+    deadline: Instant,
+    again: impl Fn(&MeshError) -> bool,
+) -> Result<Client, MeshError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match connect(mesh, peer, deadline, &mut Trace::default()).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let wait = busy(&error).unwrap_or_default().max(jittered(pause));
+        if !again(&error) || Instant::now() + wait >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(%error, ?wait, "trying again");
+        sleep(wait).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// How long a gateway that is starting or restarting wants to be left alone.
+fn busy(error: &MeshError) -> Option<Duration> {
+    let MeshError::Connect { source, .. } = error else { return None };
+    match &**source {
+        ConnectError::Http(503) => Some(Duration::from_secs(1)),
+        ConnectError::Refused(shape) => match shape.fault() {
+            Fault::Unavailable { retry_after_ms, .. } => {
+                Some(Duration::from_millis(retry_after_ms.unwrap_or(500)))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Half to all of a pause, so that many who lost one gateway do not come back at one moment.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [128];
+    // Without randomness the middle is as good as any.
+    let _ = getrandom::fill(&mut byte);
+    pause / 2 + pause * u32::from(byte[0]) / 512
+}
+
+/// Connects with our device and this credential, and keeps the device token if the gateway gives one.
+pub(crate) async fn connect_with(
+    mesh: &Mesh,
+    peer: &Peer,
+    credential: Credential,
+    deadline: Instant,
+    trace: &mut Trace,
+) -> Result<Client, MeshError> {
+    let device = mesh.device()?;
+    let failed = |source| MeshError::Connect { to: peer.to.clone(), source: Box::new(source) };
+    let access = Access::peer(credential.clone(), mesh.display_name()?);
+    let client = dial(mesh, peer, access, device, deadline, trace).await.map_err(failed)?;
+    keep_device_token(mesh, peer, &client, &credential)?;
+    Ok(client)
+}
+
+/// Dials, waits for the challenge, says who we are.
+async fn dial(
+    mesh: &Mesh,
+    peer: &Peer,
+    access: Access,
+    device: &DeviceKey,
+    deadline: Instant,
+    trace: &mut Trace,
+) -> Result<Client, ConnectError> {
+    let challenged = challenge(mesh, peer, deadline, trace).await?;
+    challenged.authenticate(access, Some(device), deadline, trace).await
+}
+
+/// Dials and waits for the challenge. Until it came, the connect timeout is in force too: an address where nobody lives
+/// must not use up the time meant for the reply.
+pub(crate) async fn challenge(
+    mesh: &Mesh,
+    peer: &Peer,
+    deadline: Instant,
+    trace: &mut Trace,
+) -> Result<Challenged, ConnectError> {
+    let early = deadline.min(Instant::now() + mesh.config().connect_timeout);
+    let link = Link::dial(&peer.endpoint, &peer.dial, early, trace).await?;
+    link.challenge(early, trace).await
+}
+
+fn keep_device_token(mesh: &Mesh, peer: &Peer, client: &Client, shown: &Credential) -> Result<(), MeshError> {
+    let Some(granted) = &client.hello().auth else { return Ok(()) };
+    let Some(token) = &granted.device_token else { return Ok(()) };
+    let token = Secret::new(token.clone());
+    if matches!(shown, Credential::Device(known) if *known == token) {
+        return Ok(());
+    }
+    mesh.device_token_store().set(
+        &peer.to.email_prefix,
+        &DeviceToken {
+            token,
+            device_id: mesh.device()?.id().to_owned(),
+            scopes: granted.scopes.clone(),
+            issued_at: Timestamp::now(),
+            url: peer.endpoint.to_string(),
+        },
+    )?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! How a message reaches a peer.
+
+pub(crate) mod agent;
+pub(crate) mod chat;
+pub(crate) mod delivery;
+pub(crate) mod gateway;
+pub(crate) mod recover;
+
+use openclaw_client::{CallError, Client};
+use tokio::time::Instant;
+
+use crate::error::MeshError;
+use crate::progress::Observer;
+use crate::record::{State, To};
+use crate::registry::Via;
+pub(crate) use delivery::Delivery;
+
+/// A message, ready for the wire.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub to: To,
+    /// The message's own id.
+    pub id: String,
+    /// The run id and idempotency key of this attempt.
+    pub run_id: String,
+    pub via: Via,
+    pub session: String,
+    /// With the header.
+    pub text: String,
+    /// Who we are, for the gateway's own note to the model.
+    pub me: String,
+    pub wait: bool,
+    pub deadline: Instant,
+}
+
+/// Why an attempt did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Setback {
+    /// The connection is gone, or the run belongs to another connection: look before doing anything.
+    Lost(String),
+    /// Our time is over.
+    Deadline,
+    /// This is how it ended.
+    Final(MeshError),
+}
+
+impl Outgoing {
+    /// What a request without a good answer means for this message.
+    pub(crate) fn setback(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
+        match error {
+            CallError::Lost(how) => Setback::Lost(how.to_string()),
+            CallError::Deadline => Setback::Deadline,
+            source => {
+                delivery.finished(State::Failed);
+                Setback::Final(MeshError::Call { to: self.to.clone(), source })
+            }
+        }
+    }
+
+    /// What to say when our time is over, or nothing more can be found out.
+    pub(crate) fn give_up(&self, reason: &str, delivery: &mut Delivery<'_>) -> MeshError {
+        if delivery.state() == State::Accepted {
+            return MeshError::ReplyDeadline { to: self.to.clone(), id: self.id.clone() };
+        }
+        delivery.finished(State::Unknown);
+        MeshError::Unknown { to: self.to.clone(), id: self.id.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// Delivers over a connection that stands, by the message's route.
+pub(crate) async fn deliver(
+    client: &Client,
+    message: &Outgoing,
+    delivery: &mut Delivery<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(), Setback> {
+    match message.via {
+        Via::Agent => agent::deliver(client, message, delivery, observer).await,
+        Via::Chat => chat::deliver(client, message, delivery, observer).await,
+        Via::A2a => {
+            delivery.finished(State::Failed);
+            let what = "the route a2a does not exist yet (issue 6): use agent or chat";
+            Err(Setback::Final(MeshError::Usage(what.to_owned())))
+        }
+    }
+}

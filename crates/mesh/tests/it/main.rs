@@ -1,0 +1,11 @@
+//! The operations against a scripted gateway that shares none of our wire types.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod cuts;
+mod doctor;
+mod letting_in;
+mod looking;
+mod many;
+mod sending;
+mod team;

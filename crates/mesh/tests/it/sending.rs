@@ -1,0 +1,112 @@
+//! A message and its reply.
+
+use agent_mesh_testkit::{Gate, Reply, Script};
+use agent_team_mesh::MeshError;
+use agent_team_mesh::ops::send::{SendRequest, send_rounds};
+use agent_team_mesh::progress::Unobserved;
+use agent_team_mesh::record::State;
+use agent_team_mesh::registry::Via;
+use serde_json::json;
+
+use crate::team::{SOON, TOKEN, Team, message};
+
+#[tokio::test]
+async fn a_message_gets_its_reply() {
+    let (team, bob) = Team::with_bob(Script::new().shared_token(TOKEN)).await;
+    let record = team.send("bob", &SendRequest::new("is the build green?")).await;
+    assert_eq!(record.state, State::Replied, "{record:?}");
+    assert!(record.reply.unwrap().text.ends_with("is the build green?"));
+    let receipt = record.receipt;
+    assert!(receipt.reached_at <= receipt.accepted_at && receipt.accepted_at <= receipt.finished_at);
+    assert_eq!((record.session.as_str(), record.bytes), ("agent:main:mesh:alice", 19));
+
+    let [sent] = bob.requests("agent").try_into().unwrap();
+    assert_eq!(sent["idempotencyKey"], record.id);
+    assert_eq!(sent["inputProvenance"]["sourceSessionKey"], "mesh:alice");
+    assert!(sent.get("timeout").is_none(), "our patience must not abort the peer's run");
+    assert!(sent["message"].as_str().unwrap().contains("alice"), "the header says who asks");
+}
+
+#[tokio::test]
+async fn two_sends_into_one_busy_session_each_get_their_own_reply() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let script = Script::new().reply(move |turn| Reply::text(format!("re: {}", turn.message)).when(&held));
+    let (team, bob) = Team::with_bob(script).await;
+    let (one, two) = (message("one", SOON), message("two", SOON));
+    let opened = async {
+        bob.until(|bob| bob.requests("agent").len() == 2).await;
+        gate.open();
+    };
+    let (one, two, ()) = tokio::join!(team.send("bob", &one), team.send("bob", &two), opened);
+    assert_eq!(one.session, two.session);
+    assert_eq!((one.reply.unwrap().text, two.reply.unwrap().text), ("re: one".into(), "re: two".into()));
+}
+
+#[tokio::test]
+async fn what_chat_send_merged_is_no_reply_and_never_somebody_elses() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let script = Script::new().reply(move |turn| Reply::text(format!("re: {}", turn.message)).when(&held));
+    let (team, bob) = Team::with_bob(script).await;
+    let via_chat = |text| SendRequest { via: Some(Via::Chat), ..message(text, SOON) };
+    let (one, two) = (via_chat("one"), via_chat("two"));
+    let second = async {
+        bob.until(|bob| bob.requests("chat.send").len() == 1).await;
+        let record = team.send("bob", &two).await;
+        gate.open();
+        record
+    };
+    let (one, two) = tokio::join!(team.send("bob", &one), second);
+    assert_eq!(two.state, State::NoReply);
+    assert!(matches!(two.error, Some(MeshError::NoReply { merged: true, .. })), "{two:?}");
+    assert_eq!(two.reply, None);
+    assert!(one.reply.unwrap().text.contains("re: one"));
+}
+
+#[tokio::test]
+async fn chat_gives_the_reply_of_its_own_run() {
+    let (team, _bob) = Team::with_bob(Script::new()).await;
+    let record = team.send("bob", &SendRequest { via: Some(Via::Chat), ..message("hello", SOON) }).await;
+    assert_eq!(record.reply.unwrap().text, "echo: hello");
+}
+
+#[tokio::test]
+async fn how_a_run_ends_is_told() {
+    for (reply, state) in [
+        (Reply::provider_error("no quota"), State::Failed),
+        (Reply::aborted(), State::Failed),
+        (Reply::timeout(), State::Failed),
+        (
+            Reply::refused(json!({"code": "FORBIDDEN", "message": "missing scope: operator.write"})),
+            State::Failed,
+        ),
+    ] {
+        let shown = format!("{reply:?}");
+        let (team, _bob) = Team::with_bob(Script::new().reply(move |_| reply.clone())).await;
+        let record = team.send("bob", &message("hello", SOON)).await;
+        assert_eq!(record.state, state, "{shown}: {record:?}");
+        assert!(record.error.is_some() && record.reply.is_none());
+    }
+}
+
+#[tokio::test]
+async fn without_waiting_accepted_is_the_end() {
+    let (team, bob) = Team::with_bob(Script::new().reply(|_| Reply::never())).await;
+    let record = team.send("bob", &SendRequest { wait: false, ..message("hello", SOON) }).await;
+    assert_eq!((record.state, record.error.is_none()), (State::Accepted, true));
+    assert_eq!(bob.ledger().runs_of_text("hello"), 1);
+}
+
+#[tokio::test]
+async fn rounds_send_each_reply_back_over_one_connection() {
+    let (team, bob) = Team::with_bob(Script::new()).await;
+    let request = message("hi", SOON);
+    let said = send_rounds(&team.mesh, team.agent("bob"), &request, 3, &mut Unobserved).await.unwrap();
+    let said: Vec<(String, String)> =
+        said.into_iter().map(|(message, record)| (message, record.reply.unwrap().text)).collect();
+    let expected =
+        [("hi", "echo: hi"), ("echo: hi", "echo: echo: hi"), ("echo: echo: hi", "echo: echo: echo: hi")];
+    assert_eq!(said, expected.map(|(message, reply)| (message.to_owned(), reply.to_owned())));
+    assert_eq!(bob.connects(), 1);
+}

@@ -1,0 +1,18 @@
+import { randomBytes } from "node:crypto";
+
+/** A marker no other test uses. `behaviour` is one of the mock model's: "", "slow2000", "chunks", "error". */
+export function marker(behaviour = "") {
+  const id = `nonce-${randomBytes(6).toString("hex")}`;
+  return behaviour ? `${id}-${behaviour}` : id;
+}
+
+export function markersIn(text) {
+  return [...text.matchAll(/nonce-[0-9a-f]{12}(?:-(slow|chunks|error)(\d*))?/g)].map(([whole, mode, ms]) => ({
+    text: whole,
+    mode,
+    ms: Number(ms),
+  }));
+}
+
+/** What the mock answers; several words, so that a streamed answer has several pieces. */
+export const replyTo = (text) => `mock model answers ${text} and that is all`;
