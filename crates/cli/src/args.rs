@@ -81,6 +81,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
+    pub fn minds_interrupts(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Serve(_))
+    }
+
     /// Its name, as documents give it.
     pub fn name(&self) -> &'static str {
         match self {

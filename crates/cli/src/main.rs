@@ -47,14 +47,17 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     let runtime = builder.enable_all().build().map_err(|e| CliError::io("cannot start", &e))?;
     let settings = Settings::load(&cli.global, env)?;
     runtime.block_on(async {
+        if cli.command.minds_interrupts() {
+            return commands::run(cli.command, &settings, ui).await;
+        }
         tokio::select! {
             outcome = commands::run(cli.command, &settings, ui) => outcome,
-            _ = interrupted() => Err(CliError::interrupted()),
+            () = interrupted() => Err(CliError::interrupted()),
         }
     })
 }
 
-/// Ctrl-C. Commands that have something to say about it catch it first.
+/// Ctrl-C, for the commands that have nothing of their own to say about it.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;

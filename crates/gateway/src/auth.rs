@@ -108,7 +108,7 @@ impl Door<'_> {
 
     /// Loopback and the shared token: this is the owner.
     fn owner(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
-        let granted = granted("token", caller.params.scopes.clone());
+        let granted = granted(caller.params.scopes.clone());
         let Some(claim) = caller.claim().filter(|_| !caller.is_backend()) else {
             return Ok(Entry { granted, changed: false });
         };
@@ -123,7 +123,7 @@ impl Door<'_> {
 
     fn remote_with_shared_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let Some(claim) = caller.claim().map(Claim::remote) else {
-            return Ok(Entry { granted: granted("token", Vec::new()), changed: false });
+            return Ok(Entry { granted: granted(Vec::new()), changed: false });
         };
         let Some(device) = self.pairing.device(&claim.device_id) else {
             return Err(self.ask(&claim, &NOT_PAIRED));
@@ -134,7 +134,7 @@ impl Door<'_> {
         if !claim.scopes.iter().all(|scope| device.allows(scope, false)) {
             return Err(self.ask(&claim, &SCOPE_UPGRADE));
         }
-        let granted = with_token(granted("token", claim.scopes.clone()), device);
+        let granted = with_token(granted(claim.scopes.clone()), device);
         self.pairing.seen(&claim, self.now);
         Ok(Entry { granted, changed: false })
     }
@@ -148,7 +148,7 @@ impl Door<'_> {
         if !claim.scopes.iter().all(|scope| device.allows(scope, caller.is_local())) {
             return Err(scope_mismatch().into());
         }
-        let granted = with_token(granted("device-token", claim.scopes.clone()), device);
+        let granted = with_token(granted(claim.scopes.clone()), device);
         self.pairing.seen(&claim, self.now);
         Ok(Entry { granted, changed: false })
     }
@@ -248,8 +248,9 @@ impl Wrong {
     }
 }
 
-fn granted(method: &str, scopes: Vec<String>) -> Granted {
-    Granted { method: Some(method.to_owned()), role: "operator".to_owned(), scopes, ..Granted::default() }
+/// Without `method`: the real gateway says it, but its own published schema (2026.9.1) does not know the field.
+fn granted(scopes: Vec<String>) -> Granted {
+    Granted { role: "operator".to_owned(), scopes, ..Granted::default() }
 }
 
 fn with_token(granted: Granted, device: &Device) -> Granted {

@@ -37,7 +37,7 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
     };
     lock(&shared.sessions).append(&job.run.session, &job.run.id, row, now_ms());
     if job.run.origin == Origin::Chat {
-        tell(shared, &job.run, |event| event.phase = Some("starting".to_owned()), ChatState::Status);
+        tell(shared, &job.run, |event| event.phase = Some("starting_model".to_owned()), ChatState::Status);
     }
     let turn = Turn {
         run_id: job.run.id.clone(),

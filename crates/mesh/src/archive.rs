@@ -69,6 +69,9 @@ pub enum ArchiveError {
     /// The folder or file cannot be made or opened safely.
     #[error(transparent)]
     File(#[from] PrivateFileError),
+    /// The id is known already: a message of that id was sent before.
+    #[error("a message of this id is in the archive already")]
+    Exists,
     /// Anything else that SQLite says.
     #[error("cannot use {path}")]
     Sqlite {
@@ -238,6 +241,7 @@ fn classify(path: &Path, source: rusqlite::Error) -> ArchiveError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ArchiveError::Locked { path },
+        Some(ErrorCode::ConstraintViolation) => ArchiveError::Exists,
         Some(ErrorCode::DiskFull) => ArchiveError::Full { path },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ArchiveError::Damaged { path, source },
         _ => ArchiveError::Sqlite { path, source },

@@ -49,6 +49,9 @@ pub enum MeshError {
     /// An option does not fit another, or the peer.
     #[error("{0}")]
     Usage(String),
+    /// A broadcast that nobody would get.
+    #[error("no teammate fits")]
+    Nobody,
     /// The teammate has no usable address.
     #[error("{} has no usable address: {reason}", to.name)]
     NoAddress {

@@ -77,7 +77,8 @@ pub(crate) async fn challenge(mesh: &Mesh, deadline: Instant) -> Result<Challeng
 fn searched(mesh: &Mesh) -> Vec<String> {
     let config = &mesh.config().gateway;
     let files = [&config.openclaw_json, &config.serve_token].into_iter().flatten();
-    std::iter::once("OPENCLAW_GATEWAY_TOKEN".to_owned())
+    ["OPENCLAW_GATEWAY_TOKEN".to_owned(), "MESH_GATEWAY_TOKEN".to_owned()]
+        .into_iter()
         .chain(files.map(|path| path.display().to_string()))
         .collect()
 }

@@ -91,6 +91,10 @@ fn decode(value: &str) -> Option<String> {
         bytes.push(match byte {
             b'%' => {
                 let digits = [rest.next()?, rest.next()?];
+                // `from_str_radix` would take a sign.
+                if !digits.iter().all(u8::is_ascii_hexdigit) {
+                    return None;
+                }
                 u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
             }
             other => other,
@@ -123,6 +127,7 @@ mod tests {
             "[agent-mesh/1 from=a]\nx",
             "[agent-mesh/1 hops=0]\nx\n\nm",
             "[agent-mesh/1 from=a id=%ZZ]\n\n\nm",
+            "[agent-mesh/1 from=a id=%+F]\n\n\nm",
         ] {
             assert_eq!(Header::split(text), (None, text));
         }

@@ -57,7 +57,7 @@ fn tag(text: &str) -> Result<(String, String), String> {
 }
 
 pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(args.how.insecure)?;
+    let mesh = super::open_with_registry(settings, args.how.insecure, ui)?;
     let mut send = args.how.request(args.message.read()?, settings);
     send.wait = !args.no_wait;
     send.fallback = args.fallback;
@@ -100,7 +100,7 @@ fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui)
         .map(|plan| {
             json!({
                 "to": plan.to, "address": plan.address, "session": plan.session, "bytes": plan.bytes,
-                "token": plan.token, "state": would(&plan.address, plan.token),
+                "token": plan.token, "state": would(&plan.address, plan.token), "message": plan.message,
             })
         })
         .collect();
@@ -109,7 +109,12 @@ fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui)
         vec![plan.to.name.clone(), would(&plan.address, plan.token).to_owned(), address, plan.session.clone()]
     });
     ui.table(&["TO", "STATE", "ADDRESS", "SESSION"], rows.collect());
-    ui.out(format!("\n{}", request.send.message));
+    if let Some(plan) = plans.first() {
+        ui.out(format!(
+            "\nto {}, and to the others with an id of their own:\n{}",
+            plan.to.name, plan.message
+        ));
+    }
     let fields = json!({ "dryRun": true, "message": request.send.message, "results": results });
     ui.document("broadcast", Exit::Done, fields);
     Ok(Exit::Done)
@@ -127,8 +132,6 @@ fn verdict(records: &[Record], quorum: Option<usize>) -> Exit {
     let reached = counting.iter().any(|record| record.receipt.reached_at.is_some() || arrived(record));
     let wanted = quorum.unwrap_or(counting.len());
     match (good >= wanted, reached) {
-        // A team of one, or of pending entries only: there was nobody to reach.
-        _ if counting.is_empty() && quorum.is_none() && records.is_empty() => Exit::Done,
         (true, _) if !counting.is_empty() => Exit::Done,
         (_, true) => Exit::Partial,
         _ => Exit::Unreachable,

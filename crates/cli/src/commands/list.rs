@@ -12,6 +12,9 @@ use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
+/// For so many of the first teammates it is said why they are not online; the JSON document says it for all.
+const REASONS: usize = 50;
+
 /// List the team, and whose gateway answers
 ///
 /// Asks every gateway for its challenge, all at once, and shows no credential. `paired` means that the gateway issued
@@ -30,19 +33,19 @@ pub struct ListArgs {
 }
 
 pub async fn run(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    look(args, settings, ui).await?;
-    while args.watch {
+    loop {
+        look(args, settings, ui).await?;
+        if !args.watch {
+            return Ok(Exit::Done);
+        }
         tokio::time::sleep(args.interval).await;
         ui.out("");
-        look(args, settings, ui).await?;
     }
-    Ok(Exit::Done)
 }
 
 /// One look, with the files as they are now.
 async fn look(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<(), CliError> {
-    let mesh = settings.mesh(args.insecure)?;
-    super::warn_about_registry(&mesh, ui)?;
+    let mesh = super::open_with_registry(settings, args.insecure, ui)?;
     let agents = list(&mesh).await?;
     let online = agents.iter().filter(|agent| agent.status == Status::Online).count();
     let now = args.watch.then(Timestamp::now);
@@ -54,6 +57,11 @@ async fn look(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<(), CliEr
         agents.iter().map(row).collect(),
     );
     ui.out(format!("{online} of {} online", agents.len()));
+    for agent in agents.iter().take(REASONS) {
+        if let Some(reason) = &agent.reason {
+            ui.note(Line::styled(style::FAINT, format!("{}: {reason}", agent.name)));
+        }
+    }
     let mut fields = json!({ "agents": agents, "summary": { "total": agents.len(), "online": online } });
     if let Some(now) = now {
         fields["at"] = now.to_string().into();

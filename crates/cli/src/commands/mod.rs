@@ -18,7 +18,7 @@ pub mod wait;
 mod watch;
 pub mod whoami;
 
-use agent_team_mesh::Mesh;
+use agent_team_mesh::{Mesh, private_file};
 
 use crate::args::Command;
 use crate::error::{CliError, Exit};
@@ -47,13 +47,25 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
     }
 }
 
-/// What a user of the registry should know before it bites.
-fn warn_about_registry(mesh: &Mesh, ui: &Ui) -> Result<(), CliError> {
+/// The mesh of these settings, and what a user should know of its files before it bites.
+fn open(settings: &Settings, insecure: bool, ui: &Ui) -> Result<Mesh, CliError> {
+    let mesh = settings.mesh(insecure)?;
+    for file in [&mesh.config().tokens, &mesh.device_key_path()] {
+        if let (true, Some(wide)) = (file.exists(), private_file::wide_folder(file)) {
+            ui.warn(format!("others may look into {}: {}", wide.path.display(), wide.fix));
+        }
+    }
+    Ok(mesh)
+}
+
+/// The same, with a registry that is needed.
+fn open_with_registry(settings: &Settings, insecure: bool, ui: &Ui) -> Result<Mesh, CliError> {
+    let mesh = open(settings, insecure, ui)?;
     for agent in mesh.registry()?.agents.iter().filter(|agent| agent.has_inline_token()) {
         ui.warn(format!(
             "{} has a token in the registry, where it is not used: move it with agent-mesh token set {}",
             agent.name, agent.email_prefix
         ));
     }
-    Ok(())
+    Ok(mesh)
 }

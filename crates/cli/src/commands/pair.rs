@@ -67,7 +67,7 @@ enum Action {
 }
 
 pub async fn run(args: &PairArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(args.insecure)?;
+    let mesh = super::open(settings, args.insecure, ui)?;
     let deadline = Instant::now() + OWN_TIMEOUT;
     match (&args.action, &args.to) {
         (None, Some(to)) => ask(&mesh, to, args, ui).await,
@@ -115,7 +115,7 @@ async fn ask(mesh: &Mesh, to: &str, args: &PairArgs, ui: &Ui) -> Result<Exit, Cl
     let fields = serde_json::to_value(&pairing).unwrap_or_default();
     match pairing.status {
         PairStatus::Approved => {
-            ui.out(Line::styled(style::GOOD, "approved").text(format!(" by {}", pairing.to.name)))
+            ui.out(Line::styled(style::GOOD, "approved").text(format!(" by {}", pairing.to.name)));
         }
         PairStatus::Pending if args.wait => {
             let error = CliError::new(
@@ -198,7 +198,7 @@ async fn list(mesh: &Mesh, deadline: Instant, ui: &Ui) -> Result<Exit, CliError>
         );
         ui.out("");
     }
-    ui.out(if pairings.paired.is_empty() { "nobody is in" } else { "in:" });
+    ui.out(if pairings.paired.is_empty() { "no device is approved" } else { "approved:" });
     if !pairings.paired.is_empty() {
         ui.table(
             &["DEVICE", "NAME", "SCOPES", "LAST SEEN"],

@@ -37,7 +37,7 @@ pub struct PingArgs {
 }
 
 pub async fn run(args: &PingArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(args.insecure)?;
+    let mesh = super::open_with_registry(settings, args.insecure, ui)?;
     let agent = mesh.registry()?.find(&args.to).map_err(MeshError::from)?;
     let mut report = ping(&mesh, agent, args.timeout).await?;
     show(&report, ui);

@@ -9,6 +9,7 @@ use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_round
 use agent_team_mesh::record::{Record, State};
 use agent_team_mesh::registry::{Agent, Via};
 use agent_team_mesh::{Mesh, MeshError, SessionChoice};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -65,13 +66,13 @@ pub struct MessageArgs {
 #[derive(Debug, Args)]
 pub struct HowArgs {
     /// The session on their side; one for each sender unless given
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     session: Option<String>,
     /// A topic with a session of its own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     thread: Option<String>,
     /// Which agent behind their gateway
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     agent: Option<String>,
     /// How long everything may take: 60, 90s, 2m [default: 60] [env: MESH_TIMEOUT]
     #[arg(long, value_parser = duration, value_name = "TIME")]
@@ -153,7 +154,7 @@ impl HowArgs {
 }
 
 pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(args.how.insecure)?;
+    let mesh = super::open_with_registry(settings, args.how.insecure, ui)?;
     let agent = mesh.registry()?.find(&args.to).map_err(MeshError::from)?;
     let mut request = args.how.request(args.message.read()?, settings);
     request.wait = !args.no_wait;
@@ -271,7 +272,7 @@ fn report(mut record: Record, rounds: Option<Value>, shown: Option<&str>, ui: &U
     match record.state {
         State::Accepted => ui.out(format!("accepted {}", record.id)),
         State::Fallback => {
-            ui.note(format!("{} is unreachable: delivered by instant message", record.to.name))
+            ui.note(format!("{} is unreachable: delivered by instant message", record.to.name));
         }
         _ => {}
     }

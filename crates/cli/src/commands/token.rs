@@ -43,7 +43,7 @@ enum Action {
 }
 
 pub fn run(args: &TokenArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(false)?;
+    let mesh = super::open(settings, false, ui)?;
     match &args.action {
         Action::Set { name } => set(&mesh, name, ui),
         Action::Check { name } => check(&mesh, name.as_deref(), ui),

@@ -32,7 +32,7 @@ pub struct WaitArgs {
 }
 
 pub async fn run(args: &WaitArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(args.insecure)?;
+    let mesh = super::open(settings, args.insecure, ui)?;
     let timeout = args.timeout.unwrap_or(settings.timeout.value);
     if let [id] = args.ids.as_slice() {
         let record = one(&mesh, id, timeout, ui).await?;

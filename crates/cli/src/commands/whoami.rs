@@ -14,7 +14,7 @@ use crate::ui::{Ui, style};
 pub struct WhoamiArgs {}
 
 pub fn run(_: &WhoamiArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = settings.mesh(false)?;
+    let mesh = super::open(settings, false, ui)?;
     let me = whoami(&mesh)?;
     let entry = me.registry.entry.as_ref().map_or("not in the registry", |entry| entry.name.as_str());
     ui.out(

@@ -33,13 +33,18 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::IdentityUnknown { searched } => Meaning(
             Exit::Policy,
             "identity-unknown",
-            hint(format!("set MESH_MY_EMAIL=you@example.com, or fill one of: {}", searched.join(", "))),
+            hint(format!("set MESH_MY_EMAIL=you@example.com; looked at: {}", searched.join(", "))),
         ),
         MeshError::Secrets(error) => secrets(error),
         MeshError::Device(error) => device(error),
         MeshError::File(error) => file(error),
         MeshError::Message(error) => message(error),
         MeshError::Usage(_) => Meaning(Exit::Usage, "usage", None),
+        MeshError::Nobody => Meaning(
+            Exit::Unreachable,
+            "reached-nobody",
+            hint("agent-mesh list shows the team; ourselves are left out"),
+        ),
         MeshError::NoAddress { to, .. } => Meaning(
             Exit::Unknown,
             "no-address",
@@ -157,6 +162,11 @@ fn archive(error: &ArchiveError) -> Meaning {
                 path.display()
             )),
         ),
+        ArchiveError::Exists => Meaning(
+            Exit::Usage,
+            "id-in-use",
+            hint("it was not sent again: agent-mesh wait <id> tells what became of it"),
+        ),
         ArchiveError::Locked { .. } => {
             Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
         }
@@ -270,7 +280,7 @@ fn connect(to: &To, error: &ConnectError) -> Meaning {
         _ => Meaning(
             Exit::Unreachable,
             "unreachable",
-            hint(format!("agent-mesh ping --to {prefix} shows how far it gets")),
+            hint(format!("agent-mesh doctor --to {prefix} shows at which step, and on whose side")),
         ),
     }
 }

@@ -66,6 +66,9 @@ impl ExecAgent {
     fn start(&self, turn: &Turn) -> Result<(Child, Group), AgentFailure> {
         let child = Command::new(&self.command)
             .args(&self.args)
+            // The gateway's own secrets are none of the command's business, nor of whoever reads its reply.
+            .env_remove("MESH_GATEWAY_TOKEN")
+            .env_remove("OPENCLAW_GATEWAY_TOKEN")
             .env("MESH_SESSION", &turn.session_key)
             .env("MESH_FROM", turn.from.device_id.as_deref().unwrap_or("owner"))
             .env("MESH_RUN_ID", &turn.run_id)

@@ -60,7 +60,7 @@ async fn a_local_device_is_paired_silently_unless_it_is_a_backend() {
     // The invitation of a host: the device goes remote with the token that it got here.
     let remote = gateway.try_connect(&Hello::device_token(token).device(1), BOB).await;
     assert_eq!(scopes(&remote), RW);
-    assert_eq!(remote["payload"]["auth"]["method"], "device-token");
+    assert_eq!(remote["payload"]["auth"]["deviceToken"], *token);
 }
 
 #[tokio::test]

@@ -285,7 +285,7 @@ fn apply(db: &Connection, id: &str, at: i64, step: &Step) -> Result<(), rusqlite
     match step {
         Step::Reached { boot_id } => {
             update(
-                "UPDATE messages SET reached_at = ?2, boot_id = ?3 WHERE seq = ?1",
+                "UPDATE messages SET reached_at = coalesce(reached_at, ?2), boot_id = ?3 WHERE seq = ?1",
                 &[&seq, &at, boot_id],
             )?;
             event(db, seq, at, "reached", boot_id.as_deref())

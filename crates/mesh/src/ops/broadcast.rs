@@ -76,6 +76,9 @@ pub async fn broadcast(
     observer: &mut dyn Observer,
 ) -> Result<(Uuid, Vec<Record>), MeshError> {
     let plans = dry_run(mesh, request)?;
+    if plans.is_empty() {
+        return Err(MeshError::Nobody);
+    }
     let count = plans.len();
     let mut running = stream::iter(
         plans

@@ -69,8 +69,9 @@ pub async fn pair(
     let peer = Peer::new(mesh, agent)?;
     let deadline = Instant::now() + timeout;
     let mut announced = None;
+    let mut credentials = Credentials::of(mesh, &peer)?;
     loop {
-        let pairing = ask(mesh, &peer, deadline).await?;
+        let pairing = ask(mesh, &peer, &mut credentials, deadline).await?;
         let over = Instant::now() + POLL >= deadline;
         if pairing.status == PairStatus::Approved || !wait || over {
             return Ok(pairing);
@@ -84,19 +85,43 @@ pub async fn pair(
     }
 }
 
-async fn ask(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<Pairing, MeshError> {
+/// What we may show a peer, the better first.
+struct Credentials {
+    device: Option<Credential>,
+    shared: Option<Credential>,
+}
+
+impl Credentials {
+    fn of(mesh: &Mesh, peer: &Peer) -> Result<Self, MeshError> {
+        let prefix = &peer.to.email_prefix;
+        Ok(Self {
+            device: mesh.device_token(prefix)?.map(|token| Credential::Device(token.token.clone())),
+            shared: mesh.shared_token(prefix)?.cloned().map(Credential::Shared),
+        })
+    }
+}
+
+async fn ask(
+    mesh: &Mesh,
+    peer: &Peer,
+    credentials: &mut Credentials,
+    deadline: Instant,
+) -> Result<Pairing, MeshError> {
     let to = peer.to.clone();
-    let shared = mesh.shared_token(&to.email_prefix)?.cloned().map(Credential::Shared);
-    let device = mesh.device_token(&to.email_prefix)?.map(|token| Credential::Device(token.token.clone()));
     // A device token that still works needs no request; one that does not is why the user asks again.
-    let first = device.clone().or_else(|| shared.clone());
+    let first = credentials.device.clone().or_else(|| credentials.shared.clone());
     let first = first.ok_or_else(|| MeshError::NoCredential { to: to.clone() })?;
     let mut trace = Trace::default();
     let mut outcome = gateway::connect_with(mesh, peer, first, deadline, &mut trace).await;
-    if let (Err(error), Some(_), Some(shared)) = (&outcome, &device, shared)
+    if let (Err(error), Some(_)) = (&outcome, &credentials.device)
         && error.refusal() == Some(Fault::DeviceTokenMismatch)
     {
-        outcome = gateway::connect_with(mesh, peer, shared, deadline, &mut trace).await;
+        // It is worth nothing any more. Shown again, it would count towards a lockout.
+        mesh.device_token_store().remove(&to.email_prefix)?;
+        credentials.device = None;
+        if let Some(shared) = credentials.shared.clone() {
+            outcome = gateway::connect_with(mesh, peer, shared, deadline, &mut trace).await;
+        }
     }
     match outcome {
         Ok(client) => {

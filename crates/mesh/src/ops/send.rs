@@ -103,6 +103,12 @@ impl Plan {
 /// When the message may not be sent, or a file of ours cannot be used.
 pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, MeshError> {
     let size_note = message::check(&request.message, mesh.config().limits)?;
+    let via = request.via.or(agent.via).unwrap_or_default();
+    if via == Via::A2a {
+        return Err(MeshError::Usage(
+            "the route a2a does not exist yet (issue 7): use --via agent".to_owned(),
+        ));
+    }
     let me = mesh.my_name()?;
     let id = request.id.unwrap_or_else(Uuid::now_v7).to_string();
     let text = if request.header {
@@ -117,7 +123,7 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
         to: To::from(agent),
         address: peer.as_ref().ok().map(|peer| peer.endpoint.to_string()),
         session: session_key(&me, agent, &request.session),
-        via: request.via.or(agent.via).unwrap_or_default(),
+        via,
         bytes: request.message.len(),
         message: text,
         token: if has_token(mesh, &agent.email_prefix)? { "configured" } else { "missing" },

@@ -79,7 +79,7 @@ pub(crate) async fn deliver(
         Via::Chat => chat::deliver(client, message, delivery, observer).await,
         Via::A2a => {
             delivery.finished(State::Failed);
-            let what = "the route a2a does not exist yet (issue 6): use agent or chat";
+            let what = "the route a2a does not exist yet (issue 7): use agent or chat";
             Err(Setback::Final(MeshError::Usage(what.to_owned())))
         }
     }
