@@ -69,9 +69,11 @@ pub enum Command {
     Broadcast(commands::broadcast::BroadcastArgs),
     Pair(commands::pair::PairArgs),
     Token(commands::token::TokenArgs),
+    Sync(commands::sync::SyncArgs),
     Init(commands::init::InitArgs),
     Wait(commands::wait::WaitArgs),
     Log(commands::log::LogArgs),
+    Outbox(commands::outbox::OutboxArgs),
     Serve(commands::serve::ServeArgs),
     Demo(commands::demo::DemoArgs),
     Doctor(commands::doctor::DoctorArgs),
@@ -83,7 +85,7 @@ pub enum Command {
 impl Command {
     /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
     pub fn minds_interrupts(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Serve(_))
+        matches!(self, Self::Send(_) | Self::Broadcast(_) | Self::Serve(_) | Self::Token(_))
     }
 
     /// Its name, as documents give it.
@@ -96,9 +98,11 @@ impl Command {
             Self::Broadcast(_) => "broadcast",
             Self::Pair(_) => "pair",
             Self::Token(_) => "token",
+            Self::Sync(_) => "sync",
             Self::Init(_) => "init",
             Self::Wait(_) => "wait",
             Self::Log(_) => "log",
+            Self::Outbox(_) => "outbox",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
             Self::Doctor(_) => "doctor",
@@ -114,7 +118,7 @@ pub fn is_command(word: &str) -> bool {
     Cli::command().find_subcommand(word).is_some()
 }
 
-/// How long something may take: `60`, `90s`, `2m`, `500ms`, `1h`. A bare number counts seconds.
+/// How long something may take: `60`, `90s`, `2m`, `500ms`, `1h`, `90d`. A bare number counts seconds.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -124,7 +128,8 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
         "" | "s" => number.checked_mul(1_000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
-        _ => return Err(format!("`{unit}` is no unit: use ms, s, m or h")),
+        "d" => number.checked_mul(86_400_000),
+        _ => return Err(format!("`{unit}` is no unit: use ms, s, m, h or d")),
     };
     match millis {
         Some(0) => Err("it must be longer than nothing".to_owned()),
@@ -147,11 +152,18 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_and_without_units() {
-        let cases = [("60", 60_000), ("90s", 90_000), ("2m", 120_000), ("500ms", 500), ("1h", 3_600_000)];
+        let cases = [
+            ("60", 60_000),
+            ("90s", 90_000),
+            ("2m", 120_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+        ];
         for (text, millis) in cases {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "-1", "1.5s", "2d", "0", "99999999999999999999", "9999999h"] {
+        for text in ["", "s", "-1", "1.5s", "2w", "0", "99999999999999999999", "9999999h"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -46,15 +46,20 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     };
     let runtime = builder.enable_all().build().map_err(|e| CliError::io("cannot start", &e))?;
     let settings = Settings::load(&cli.global, env)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         if cli.command.minds_interrupts() {
             return commands::run(cli.command, &settings, ui).await;
         }
         tokio::select! {
+            // Who catches Ctrl-C itself has something to say about it.
+            biased;
             outcome = commands::run(cli.command, &settings, ui) => outcome,
             () = interrupted() => Err(CliError::interrupted()),
         }
-    })
+    });
+    // A name server that never answers, or a terminal nobody types at, holds a thread that is not worth waiting for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Ctrl-C, for the commands that have nothing of their own to say about it.

@@ -16,8 +16,10 @@ use serde::Deserialize;
 use crate::args::{GlobalArgs, duration};
 use crate::error::{CliError, Exit};
 
+pub mod sync;
 pub mod table;
 
+use sync::SyncEntry;
 use table::About;
 
 /// The environment, taken once.
@@ -121,6 +123,8 @@ struct ConfigFile {
     timeout: Option<String>,
     connect_timeout: Option<String>,
     allow_insecure_private_ws: Option<bool>,
+    queue: Option<bool>,
+    sync: Option<Vec<SyncEntry>>,
 }
 
 /// All settings, merged.
@@ -138,6 +142,8 @@ pub struct Settings {
     pub timeout: Setting<Duration>,
     pub connect_timeout: Setting<Duration>,
     pub private_names: Setting<bool>,
+    pub queue: Setting<bool>,
+    pub sync: Setting<Vec<SyncEntry>>,
     pub json: Setting<bool>,
     pub no_color: Setting<bool>,
     env: Env,
@@ -273,6 +279,14 @@ impl Settings {
                 5,
             )?,
             private_names: layers.switch(&table::PRIVATE_NAMES, false, file.allow_insecure_private_ws)?,
+            queue: layers.switch(&table::QUEUE, false, file.queue)?,
+            sync: first(
+                &table::SYNC,
+                None,
+                env.text(table::SYNC.env)?.map(|from| vec![SyncEntry::plain(from)]),
+                file.sync,
+                Vec::new,
+            ),
             json,
             no_color: first(
                 &table::NO_COLOR,

@@ -5,7 +5,12 @@ use std::fmt::Write as _;
 /// A text in which nothing can move the cursor, change the title or reorder what is shown. Line breaks and tabs stay.
 pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\r' && chars.peek() == Some(&'\n') {
+            // A line break as Windows writes it; alone, it would let a line be overwritten.
+            continue;
+        }
         if is_harmless(c) {
             out.push(c);
         } else {
@@ -18,6 +23,15 @@ pub fn visible(text: &str) -> String {
 /// The same on one line: for tables and messages.
 pub fn one_line(text: &str) -> String {
     visible(text).replace(['\n', '\t'], " ")
+}
+
+/// The beginning of it, on one line of so many characters at most.
+pub fn shortened(text: &str, length: usize) -> String {
+    let line = one_line(text);
+    match line.char_indices().nth(length) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
 }
 
 fn is_harmless(c: char) -> bool {

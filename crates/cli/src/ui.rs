@@ -116,6 +116,11 @@ impl Ui {
         }
     }
 
+    /// Whether only the reply's text is wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether somebody watches the result grow.
     pub fn streams(&self) -> bool {
         self.stdout_is_terminal && !self.json && !self.quiet
@@ -256,17 +261,15 @@ impl Ui {
         }
     }
 
-    /// A table as wide as its content, or as the terminal.
+    /// A table as wide as its content.
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) {
         if self.json {
             return;
         }
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        if self.stdout_is_terminal {
-            let width = terminal_size::terminal_size().map_or(100, |(width, _)| width.0);
-            table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic).set_width(width);
-        }
+        // Never broken inside a word: a narrow terminal wraps the line, and the words can still be searched for.
+        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
         table.set_header(header);
         table.add_rows(
             rows.into_iter().map(|row| row.into_iter().map(|cell| text::one_line(&cell)).collect::<Vec<_>>()),

@@ -87,6 +87,15 @@ impl Endpoint {
         self.port
     }
 
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => ip.to_canonical().is_loopback(),
+            Err(_) => self.host == "localhost",
+        }
+    }
+
     /// Who may overhear a connection.
     #[must_use]
     pub fn exposure(&self) -> Exposure {

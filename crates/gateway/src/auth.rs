@@ -12,6 +12,7 @@
 //! Nobody remote ever gets more than `operator.read` and `operator.write`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
 use openclaw_protocol::connect::{Auth, ConnectParams, Granted};
@@ -52,6 +53,8 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) error: ErrorShape,
+    /// How long the answer is held back.
+    pub(crate) delay: Duration,
     /// What the close says, if not the error's message.
     pub(crate) reason: Option<String>,
     /// A new row for those who may approve.
@@ -60,7 +63,7 @@ pub(crate) struct Refusal {
 
 impl From<ErrorShape> for Box<Refusal> {
     fn from(error: ErrorShape) -> Self {
-        Self::new(Refusal { error, reason: None, requested: None })
+        Self::new(Refusal { error, delay: Duration::ZERO, reason: None, requested: None })
     }
 }
 
@@ -81,16 +84,26 @@ impl Door<'_> {
         if let Some(left) = counted.and_then(|kind| self.lockout.locked(caller.ip, kind, self.now.at)) {
             return Err(rate_limited(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).into());
         }
-        let proof = self.check(&offered, caller).inspect_err(|wrong| {
-            if let (Some(kind), true) = (counted, wrong.counts) {
-                self.lockout.failure(caller.ip, kind, self.now.at);
-            }
-        });
-        match proof.map_err(|wrong| wrong.error)? {
+        let proof = match self.check(&offered, caller) {
+            Ok(proof) => proof,
+            Err(wrong) => return Err(self.refuse(wrong, counted, caller)),
+        };
+        match proof {
             Proof::Shared if caller.is_local() => self.owner(caller),
             Proof::Shared => self.remote_with_shared_token(caller),
             Proof::Device => self.with_device_token(caller),
         }
+    }
+
+    /// A guess from remote counts towards the lockout, one from loopback is answered late.
+    fn refuse(&mut self, wrong: Wrong, counted: Option<Kind>, caller: &Caller<'_>) -> Box<Refusal> {
+        let mut refusal = Box::<Refusal>::from(wrong.error);
+        if wrong.counts && caller.is_local() {
+            refusal.delay = self.lockout.local_failure(self.now.at);
+        } else if let (true, Some(kind)) = (wrong.counts, counted) {
+            self.lockout.failure(caller.ip, kind, self.now.at);
+        }
+        refusal
     }
 
     fn check(&self, offered: &Offered<'_>, caller: &Caller<'_>) -> Result<Proof, Wrong> {
@@ -170,6 +183,7 @@ impl Door<'_> {
         }
         let message = format!("pairing required: {}", why.words);
         Box::new(Refusal {
+            delay: Duration::ZERO,
             reason: Some(format!("{message} (requestId: {})", pending.request_id)),
             error: ErrorShape::new("NOT_PAIRED", message).with_details(details),
             requested: new.then(|| pending.row()),

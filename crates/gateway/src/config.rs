@@ -75,10 +75,20 @@ impl fmt::Debug for Config {
 pub struct Limits {
     /// Open TCP connections; further ones are closed at once.
     pub connections: usize,
-    /// Open sockets of one address that have not authenticated yet; the real gateway has 32.
+    /// Authenticated connections of one device.
+    pub connections_per_device: usize,
+    /// Authenticated connections of one address other than loopback, whatever their devices.
+    pub connections_per_ip: usize,
+    /// Open sockets of one address that have not authenticated yet; the real gateway has 32. So many more are accepted
+    /// for plain HTTP.
     pub unauthenticated_per_ip: usize,
-    /// Largest frame after authentication, in bytes; announced as `policy.maxPayload`.
+    /// Largest message of a client that may start runs, in bytes; announced as `policy.maxPayload`.
     pub payload: usize,
+    /// Largest message of a client that may not.
+    pub small_payload: usize,
+    /// Bytes that may be on their way over all connections: announced messages above `small_payload`, and what waits
+    /// for slow readers. Above it such messages are refused, and slow readers are dropped sooner.
+    pub in_flight_bytes: usize,
     /// Bytes kept for one slow reader before it is dropped; announced as `policy.maxBufferedBytes`.
     pub buffered_bytes: usize,
     /// Frames kept for one slow reader before it is dropped.
@@ -89,15 +99,23 @@ pub struct Limits {
     pub subscriptions: usize,
     /// Runs that may execute at a time, over all sessions; the real gateway has 8.
     pub parallel_runs: usize,
+    /// Runs of one device that may execute at a time.
+    pub parallel_runs_per_device: usize,
     /// Runs that may wait in one session.
     pub queued_per_session: usize,
+    /// Runs that may wait, over all sessions.
+    pub queued_runs: usize,
+    /// Runs of one device that may wait.
+    pub queued_runs_per_device: usize,
     /// Bytes of messages that may wait, over all sessions.
     pub queued_bytes: usize,
+    /// Bytes of messages of one device that may wait.
+    pub queued_bytes_per_device: usize,
     /// Finished runs that are remembered.
     pub cached_runs: usize,
     /// Bytes of finished runs that are remembered.
     pub cached_bytes: usize,
-    /// Largest reply of an agent, in bytes.
+    /// Largest reply of an agent, in bytes. The agent may have a limit of its own; the smaller one holds.
     pub reply_bytes: usize,
     /// Sessions that are remembered; the longest untouched goes first.
     pub sessions: usize,
@@ -107,6 +125,8 @@ pub struct Limits {
     pub session_bytes: usize,
     /// Devices that may wait for approval.
     pub pending_devices: usize,
+    /// Devices of one address that may wait for approval; the newest replaces the oldest.
+    pub pending_devices_per_ip: usize,
 }
 
 impl Default for Limits {
@@ -114,15 +134,23 @@ impl Default for Limits {
         const MIB: usize = 1024 * 1024;
         Self {
             connections: 16_384,
+            connections_per_device: 64,
+            connections_per_ip: 1024,
             unauthenticated_per_ip: 32,
             payload: openclaw_protocol::MAX_PAYLOAD,
+            small_payload: 256 * 1024,
+            in_flight_bytes: 256 * MIB,
             buffered_bytes: 50 * MIB,
             buffered_frames: 1024,
             waiting_requests: 64,
             subscriptions: 256,
             parallel_runs: 8,
+            parallel_runs_per_device: 6,
             queued_per_session: 128,
+            queued_runs: 2048,
+            queued_runs_per_device: 256,
             queued_bytes: 128 * MIB,
+            queued_bytes_per_device: 32 * MIB,
             cached_runs: 1000,
             cached_bytes: 64 * MIB,
             reply_bytes: 8 * MIB,
@@ -130,6 +158,7 @@ impl Default for Limits {
             rows_per_session: 1000,
             session_bytes: 64 * MIB,
             pending_devices: 64,
+            pending_devices_per_ip: 8,
         }
     }
 }
@@ -151,7 +180,7 @@ pub struct Timing {
     pub close: Duration,
     /// How long active runs may take to finish at a shutdown.
     pub drain: Duration,
-    /// The longest a run may take when its caller sets no limit.
+    /// The longest a run may take. The agent may have a limit of its own; the smaller one holds.
     pub run: Duration,
     /// How long an agent may take to stop when told to.
     pub abort: Duration,

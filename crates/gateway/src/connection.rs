@@ -8,22 +8,23 @@ use futures_util::{SinkExt, StreamExt};
 use openclaw_protocol::connect::{ConnectParams, Features, Granted, HelloOk, Policy, ServerInfo};
 use openclaw_protocol::event::Tick;
 use openclaw_protocol::handshake::{CLOSE_POLICY, Connect, Rejection, ServerHandshake, close_reason};
+use openclaw_protocol::methods::SCOPE_WRITE;
 use openclaw_protocol::{ErrorShape, MAX_PREAUTH_PAYLOAD, MAX_PROTOCOL};
 use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
 use crate::auth::{Caller, Door, Entry, Refusal};
-use crate::listener::Stranger;
+use crate::intake::{Intake, TooMuch};
 use crate::methods::{self, info};
 use crate::outbox::{self, Event, Outbox};
 use crate::params;
 use crate::peers::Conn;
-use crate::preauth::PreAuth;
+use crate::seats::{Seat, network};
 use crate::shared::{Shared, lock, now, now_ms};
 use crate::verify::Ed25519;
 
@@ -31,6 +32,8 @@ use crate::verify::Ed25519;
 const CLOSE_NORMAL: u16 = 1000;
 /// Close code: a message is too big.
 const CLOSE_TOO_BIG: u16 = 1009;
+/// Close code: too much to do just now.
+const CLOSE_TRY_LATER: u16 = 1013;
 /// The cap of a client that hears only the sessions that it subscribed to.
 const CAP_SESSION_SCOPED: &str = "session-scoped-events";
 /// The first tick comes soon, so that a client sees early that ticks come.
@@ -38,7 +41,7 @@ const FIRST_TICK: std::time::Duration = std::time::Duration::from_secs(2);
 /// tungstenite's default zero-fills 128 KiB on every read and keeps them for every connection.
 const READ_BUFFER: usize = 8 * 1024;
 
-type Socket<S> = WebSocketStream<PreAuth<S>>;
+type Socket<S> = WebSocketStream<Intake<S>>;
 
 /// What the upgrade request told.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ pub(crate) struct Arrival {
     pub(crate) ip: IpAddr,
     /// Only browsers send an `Origin`, and no page of ours exists: every origin is foreign.
     pub(crate) has_origin: bool,
-    pub(crate) stranger: Stranger,
+    pub(crate) stranger: Seat<IpAddr>,
 }
 
 /// Serves one upgraded stream until it closes.
@@ -54,14 +57,15 @@ pub(crate) async fn serve<S>(shared: Arc<Shared>, stream: S, arrival: Arrival)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let payload = shared.config.limits.payload;
+    let limits = &shared.config.limits;
+    // No bound on writing: the outbox has one, and it lets a single answer of any size through.
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(READ_BUFFER)
-        .max_write_buffer_size(shared.config.limits.buffered_bytes.max(payload) + payload)
-        .max_message_size(Some(payload))
-        .max_frame_size(Some(payload));
-    let mut socket = WebSocketStream::from_raw_socket(PreAuth::new(stream), Role::Server, Some(config)).await;
+        .max_message_size(Some(limits.payload))
+        .max_frame_size(Some(limits.payload));
+    let stream = Intake::new(stream, limits.small_payload, Arc::clone(&shared.budget));
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let greeted = tokio::select! {
         greeted = greet(&shared, &mut socket, &arrival) => greeted,
         () = shared.stop.cancelled() => Err(Goodbye::Gone),
@@ -69,7 +73,7 @@ where
     match greeted {
         Ok(welcome) => {
             drop(arrival.stranger);
-            socket.get_mut().open();
+            socket.get_mut().allow(max_payload(&shared, &welcome.granted));
             talk(&shared, socket, arrival.ip, welcome).await;
         }
         Err(goodbye) => part(&shared, socket, goodbye).await,
@@ -93,10 +97,7 @@ impl Goodbye {
 
 impl From<Error> for Goodbye {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Capacity(_) => Self::close(CLOSE_TOO_BIG, ""),
-            _ => Self::Gone,
-        }
+        too_much(&error).map_or(Self::Gone, |code| Self::close(code, ""))
     }
 }
 
@@ -106,6 +107,31 @@ struct Welcome {
     device: Option<String>,
     granted: Granted,
     hello: String,
+    seats: Seats,
+}
+
+/// What an authenticated connection counts as: one of its address and one of its device.
+struct Seats {
+    _guest: Option<Seat<IpAddr>>,
+    _device: Option<Seat<String>>,
+}
+
+impl Seats {
+    fn take(shared: &Shared, ip: IpAddr, device: Option<&str>) -> Option<Self> {
+        let guest = |ip| Seat::take(&shared.guests, network(ip));
+        let device_seat = |id: &str| Seat::take(&shared.devices, id.to_owned());
+        Some(Self {
+            // Everybody on this host comes from loopback.
+            _guest: if ip.is_loopback() { None } else { Some(guest(ip)?) },
+            _device: device.map(|id| device_seat(id).ok_or(())).transpose().ok()?,
+        })
+    }
+}
+
+/// Only who may start runs has anything large to say.
+fn max_payload(shared: &Shared, granted: &Granted) -> usize {
+    let limits = &shared.config.limits;
+    if granted.allows(SCOPE_WRITE) { limits.payload } else { limits.payload.min(limits.small_payload) }
 }
 
 /// The handshake.
@@ -132,9 +158,12 @@ where
     let checked = handshake.check_device(&connect.params, now_ms(), &Ed25519);
     let device = checked.map_err(|error| reject(&error))?;
     let entry = admit(shared, &connect, device.as_deref(), arrival.ip).await?;
+    let seats = Seats::take(shared, arrival.ip, device.as_deref()).ok_or_else(|| {
+        reject(&ErrorShape::unavailable("too many connections", "too-many-connections", 1000))
+    })?;
     let hello = hello(shared, &entry.granted);
     let hello = handshake.hello(&connect, &hello).map_err(|_| Goodbye::Gone)?;
-    Ok(Welcome { params: connect.params, device, granted: entry.granted, hello })
+    Ok(Welcome { params: connect.params, device, granted: entry.granted, hello, seats })
 }
 
 /// The first text message, without what WebSocket itself needs.
@@ -150,12 +179,21 @@ where
             Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Binary(_))) => return Err(Goodbye::close(CLOSE_NORMAL, "")),
-            Some(Err(_)) if socket.get_ref().is_exhausted() => {
-                return Err(Goodbye::close(CLOSE_TOO_BIG, ""));
-            }
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(Message::Close(_))) | None => return Err(Goodbye::Gone),
         }
+    }
+}
+
+/// The close code of a message that was too large for us.
+fn too_much(error: &Error) -> Option<u16> {
+    match error {
+        Error::Capacity(_) => Some(CLOSE_TOO_BIG),
+        Error::Io(error) => match error.get_ref()?.downcast_ref()? {
+            TooMuch::Message => Some(CLOSE_TOO_BIG),
+            TooMuch::Budget => Some(CLOSE_TRY_LATER),
+        },
+        _ => None,
     }
 }
 
@@ -175,16 +213,16 @@ async fn admit(
     ip: IpAddr,
 ) -> Result<Entry, Goodbye> {
     let caller = Caller { params: &connect.params, device, ip };
-    let entry = decide(shared, &caller).map_err(|refusal| {
-        if let Some(row) = &refusal.requested {
-            shared.tell_approvers("device.pair.requested", row);
+    let entry = match decide(shared, &caller) {
+        Ok(entry) => entry,
+        Err(refusal) => {
+            // No lock is held: whoever has the right credential is not kept waiting by others' guesses.
+            if !refusal.delay.is_zero() {
+                sleep(refusal.delay).await;
+            }
+            return Err(refuse(shared, connect, &refusal));
         }
-        let mut rejection = Rejection::new(&connect.id, &refusal.error);
-        if let Some(reason) = &refusal.reason {
-            rejection.reason = close_reason(reason);
-        }
-        Goodbye::Close(rejection)
-    })?;
+    };
     // A token that the client keeps and we forget would lock it out: save before telling.
     if entry.changed
         && let Err(error) = shared.save().await
@@ -194,6 +232,17 @@ async fn admit(
         return Err(Goodbye::Close(Rejection::new(&connect.id, &error)));
     }
     Ok(entry)
+}
+
+fn refuse(shared: &Shared, connect: &Connect, refusal: &Refusal) -> Goodbye {
+    if let Some(row) = &refusal.requested {
+        shared.tell_approvers("device.pair.requested", row);
+    }
+    let mut rejection = Rejection::new(&connect.id, &refusal.error);
+    if let Some(reason) = &refusal.reason {
+        rejection.reason = close_reason(reason);
+    }
+    Goodbye::Close(rejection)
 }
 
 fn decide(shared: &Shared, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
@@ -221,7 +270,7 @@ fn hello(shared: &Shared, granted: &Granted) -> HelloOk {
         snapshot: info::snapshot(shared, granted),
         auth: Some(granted.clone()),
         policy: Policy {
-            max_payload: shared.config.limits.payload,
+            max_payload: max_payload(shared, granted),
             max_buffered_bytes: shared.config.limits.buffered_bytes,
             tick_interval_ms: u64::try_from(shared.config.timing.tick.as_millis()).unwrap_or(u64::MAX),
         },
@@ -253,7 +302,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &shared.config.limits;
-    let (outbox, queue) = Outbox::new(limits.buffered_frames, limits.buffered_bytes);
+    let budget = Arc::clone(&shared.budget);
+    let (outbox, queue) = Outbox::new(limits.buffered_frames, limits.buffered_bytes, budget);
+    let _seats = welcome.seats;
     let conn = Arc::new(Conn {
         number: shared.next_connection(),
         session_scoped: welcome.params.caps.iter().any(|cap| cap == CAP_SESSION_SCOPED),
@@ -339,11 +390,14 @@ fn take(desk: &mut methods::Desk, conn: &Conn, message: Option<Result<Message, E
             }
         }
         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-        Some(Err(Error::Capacity(_))) => {
-            conn.outbox.closing().with(CLOSE_TOO_BIG, "");
+        Some(Err(error)) => {
+            match too_much(&error) {
+                Some(code) => conn.outbox.closing().with(code, ""),
+                None => conn.outbox.closing().silently(),
+            }
             return false;
         }
-        Some(Ok(Message::Close(_)) | Err(_)) | None => {
+        Some(Ok(Message::Close(_))) | None => {
             conn.outbox.closing().silently();
             return false;
         }

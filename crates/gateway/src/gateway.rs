@@ -73,10 +73,9 @@ impl Gateway {
         let store = Arc::clone(&config.store);
         let loaded = tokio::task::spawn_blocking(move || store.load()).await;
         let loaded = loaded.map_err(io::Error::other).flatten().map_err(BindError::Store)?;
-        let max_pending = config.limits.pending_devices;
         let pairing = match loaded {
-            Some(bytes) => Pairing::from_bytes(&bytes, max_pending).map_err(BindError::Damaged)?,
-            None => Pairing::new(max_pending),
+            Some(bytes) => Pairing::from_bytes(&bytes, &config.limits).map_err(BindError::Damaged)?,
+            None => Pairing::new(&config.limits),
         };
         let listen = |source| BindError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -128,7 +127,7 @@ impl Seam {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        listener::serve(Arc::clone(&self.0), stream, peer, ()).await;
+        listener::serve(Arc::clone(&self.0), stream, peer, None).await;
     }
 }
 

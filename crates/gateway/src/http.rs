@@ -19,9 +19,15 @@ const PAGE: &str = "<!doctype html><html><head><meta charset=\"utf-8\"><title>ag
     <body><p>agent-mesh gateway</p></body></html>\n";
 
 /// Answers what is no upgrade.
-pub(crate) fn plain(method: &Method, path: &str) -> Reply {
+pub(crate) fn plain(method: &Method, path: &str, draining: bool) -> Reply {
     let (kind, body) = match path {
         "/health" | "/healthz" => ("application/json", r#"{"ok":true,"status":"live"}"#),
+        "/ready" | "/readyz" if draining => {
+            return json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                r#"{"ready":false,"failing":["gateway-draining"]}"#,
+            );
+        }
         "/ready" | "/readyz" => ("application/json", r#"{"ready":true}"#),
         "/" => ("text/html; charset=utf-8", PAGE),
         _ => return json(StatusCode::NOT_FOUND, r#"{"error":"not_found"}"#),
@@ -98,12 +104,14 @@ mod tests {
 
     #[test]
     fn only_known_paths_and_reading_methods_are_answered() {
-        let status = |method, path| plain(&method, path).status().as_u16();
+        let status = |method, path| plain(&method, path, false).status().as_u16();
         for path in ["/", "/health", "/healthz", "/ready", "/readyz"] {
             assert_eq!((status(Method::GET, path), status(Method::HEAD, path)), (200, 200), "{path}");
             assert_eq!(status(Method::POST, path), 405, "{path}");
         }
         assert_eq!(status(Method::GET, "/v1/chat/completions"), 404);
+        assert_eq!(plain(&Method::GET, "/readyz", true).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(plain(&Method::GET, "/healthz", true).status(), StatusCode::OK);
     }
 
     #[test]

@@ -20,11 +20,15 @@ use crate::shared::{Shared, lock, now_ms};
 
 /// Executes until nothing waits in this session any more.
 pub(crate) async fn work(shared: Arc<Shared>, session: String) {
-    while lock(&shared.runs).has_next(&session) {
-        let Ok(_slot) = shared.slots.acquire().await else { return };
-        // An abort may have emptied the queue in the meantime.
-        let Some(job) = lock(&shared.runs).next(&session) else { return };
-        execute(&shared, job).await;
+    loop {
+        // Not in the head of a `while let`: the lock would be held through its body.
+        let next = lock(&shared.runs).next_who(&session);
+        let Some(who) = next else { return };
+        let Some(_slot) = shared.slots.take(&who).await else { return };
+        let job = lock(&shared.runs).next(&session, &who);
+        if let Some(job) = job {
+            execute(&shared, job).await;
+        }
     }
 }
 
@@ -34,6 +38,8 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         text: message.clone(),
         provenance: job.provenance.clone(),
         client: std::mem::take(&mut job.client),
+        origin: job.run.origin,
+        who: job.run.who.clone(),
     };
     lock(&shared.sessions).append(&job.run.session, &job.run.id, row, now_ms());
     if job.run.origin == Origin::Chat {

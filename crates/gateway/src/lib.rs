@@ -11,20 +11,23 @@
 //! ```
 //!
 //! - `listener`, `http`: one port, HTTP/1.1, upgraded into a WebSocket;
-//! - `connection`, `params`, `preauth`, `outbox`: one client, from the challenge to the close;
+//! - `connection`, `params`, `intake`, `outbox`: one client, from the challenge to the close;
 //! - `peers`: all of them, and who hears which event;
 //! - `auth`, `lockout`, `pairing`, `verify`, `secret`: who may come in, and with which rights;
 //! - `methods`: what a client may call, one file a family;
 //! - `runs`, `lane`, `outcome`: one turn of the agent, queued by session, answered once and remembered for a while;
+//! - `seats`, `budget`, `slots`, `shares`: what each address and device may take, so that none can take it all;
 //! - `sessions`, `keys`: what was said, and under which name;
 //! - [`agent`]: who answers.
 
 pub mod agent;
 mod auth;
+mod budget;
 mod config;
 mod connection;
 mod gateway;
 mod http;
+mod intake;
 mod keys;
 mod lane;
 mod listener;
@@ -35,16 +38,18 @@ mod outcome;
 mod pairing;
 mod params;
 mod peers;
-mod preauth;
 mod runs;
+mod seats;
 mod secret;
 mod sessions;
 mod shared;
+mod shares;
+mod slots;
 mod store;
 mod verify;
 
 pub use agent::{Agent, AgentFailure, Deltas, EchoAgent, ExecAgent, ReplyFuture, Sender, Turn};
 pub use config::{Config, Limits, Timing};
 pub use gateway::{BindError, Gateway, Seam};
-pub use secret::{EmptyToken, SharedToken};
+pub use secret::{SharedToken, ShortToken};
 pub use store::{MemoryStore, Store};

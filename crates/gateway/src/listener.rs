@@ -1,6 +1,5 @@
 //! One port: hyper speaks HTTP/1.1 and hands an upgraded stream to `connection`.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -13,11 +12,12 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, sleep};
 
 use crate::connection::{self, Arrival};
 use crate::http::{self, Reply};
+use crate::seats::{Seat, network};
 use crate::shared::{Shared, lock};
 
 /// After a failed accept (most often: no file descriptor is free) the next try waits so long.
@@ -40,23 +40,38 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: &TcpListener) {
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
         // Small frames go out at once; a socket that refuses the option works without it.
         let _ = stream.set_nodelay(true);
-        let served = serve(Arc::clone(&shared), stream, peer, permit);
+        let served = serve(Arc::clone(&shared), stream, peer, Some(permit));
         shared.tasks.spawn(served);
     }
 }
 
-/// Serves HTTP on one stream until it closes or is upgraded. `hold` lives as long as the stream does.
-pub(crate) async fn serve<S, H>(shared: Arc<Shared>, stream: S, peer: SocketAddr, hold: H)
-where
+/// A TCP connection, from its acceptance until it is closed or upgraded.
+struct Visit {
+    ip: IpAddr,
+    /// Handed on by an upgrade.
+    stranger: Mutex<Option<Seat<IpAddr>>>,
+    /// Lives as long as the stream does.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Serves HTTP on one stream until it closes or is upgraded.
+pub(crate) async fn serve<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    peer: SocketAddr,
+    permit: Option<OwnedSemaphorePermit>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Send + Sync + 'static,
 {
     let ip = peer.ip().to_canonical();
-    let hold = Arc::new(hold);
+    // Counted from the first moment: a socket that says nothing costs a file descriptor, too. No words for those who
+    // have too many of them; an answer would hold the descriptor that it is about.
+    let Some(stranger) = Seat::take(&shared.strangers, network(ip)) else { return };
+    let visit = Arc::new(Visit { ip, stranger: Mutex::new(Some(stranger)), _permit: permit });
     let service = service_fn({
         let shared = Arc::clone(&shared);
         move |request| {
-            let reply = answer(&shared, request, ip, &hold);
+            let reply = answer(&shared, request, &visit);
             async move { Ok::<_, Infallible>(reply) }
         }
     });
@@ -73,100 +88,38 @@ where
     }
 }
 
-fn answer<H>(shared: &Arc<Shared>, request: Request<Incoming>, ip: IpAddr, hold: &Arc<H>) -> Reply
-where
-    H: Send + Sync + 'static,
-{
-    let headers = request.headers();
+fn answer(shared: &Arc<Shared>, request: Request<Incoming>, visit: &Arc<Visit>) -> Reply {
+    let (ip, headers) = (visit.ip, request.headers());
+    let draining = shared.draining.is_cancelled();
     if !http::wants_websocket(headers) {
-        return http::plain(request.method(), request.uri().path());
+        return http::plain(request.method(), request.uri().path(), draining);
     }
     if http::is_proxied_loopback(ip, headers) {
         let body = r#"{"error":{"type":"proxy_attribution_required","message":"a proxy on loopback hides who is calling"}}"#;
         return http::json(StatusCode::FORBIDDEN, body);
     }
-    if shared.draining.is_cancelled() {
+    if draining {
         return http::json(StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"gateway-restarting"}"#);
     }
     let reply = match http::switch(request.method(), headers) {
         Ok(reply) => reply,
         Err(body) => return http::json(StatusCode::BAD_REQUEST, body),
     };
-    let Some(stranger) = Stranger::enter(&shared.strangers, ip) else {
+    let max = shared.config.limits.unauthenticated_per_ip;
+    // The rest of the seats is for plain HTTP: who has too many sockets may still ask for our health.
+    let Some(stranger) = lock(&visit.stranger).take_if(|stranger| stranger.crowd() <= max) else {
         return http::json(
             StatusCode::SERVICE_UNAVAILABLE,
             r#"{"error":"too_many_unauthenticated_sockets"}"#,
         );
     };
     let arrival = Arrival { ip, has_origin: headers.contains_key(ORIGIN), stranger };
-    let (shared, hold) = (Arc::clone(shared), Arc::clone(hold));
+    let (shared, visit) = (Arc::clone(shared), Arc::clone(visit));
     shared.sockets.clone().spawn(async move {
         if let Ok(upgraded) = hyper::upgrade::on(request).await {
             connection::serve(shared, TokioIo::new(upgraded), arrival).await;
         }
-        drop(hold);
+        drop(visit);
     });
     reply
-}
-
-/// Counts the sockets of each address that have not authenticated yet.
-#[derive(Debug)]
-pub(crate) struct Strangers {
-    open: Mutex<HashMap<IpAddr, usize>>,
-    max: usize,
-}
-
-impl Strangers {
-    pub(crate) fn new(max: usize) -> Self {
-        Self { open: Mutex::default(), max }
-    }
-}
-
-/// A socket that has not authenticated yet; dropped when it has, or is gone.
-#[derive(Debug)]
-pub(crate) struct Stranger {
-    all: Arc<Strangers>,
-    ip: IpAddr,
-}
-
-impl Stranger {
-    /// None when this address has too many of them.
-    pub(crate) fn enter(all: &Arc<Strangers>, ip: IpAddr) -> Option<Self> {
-        let mut open = lock(&all.open);
-        let count = open.entry(ip).or_insert(0);
-        if *count >= all.max {
-            return None;
-        }
-        *count += 1;
-        Some(Self { all: Arc::clone(all), ip })
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let mut open = lock(&self.all.open);
-        if let Some(count) = open.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.ip);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_are_counted_by_address_and_leave_no_trace() {
-        let all = Arc::new(Strangers::new(1));
-        let (a, b) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let first = Stranger::enter(&all, a).unwrap();
-        assert!(Stranger::enter(&all, a).is_none());
-        assert!(Stranger::enter(&all, b).is_some());
-        drop(first);
-        assert!(Stranger::enter(&all, a).is_some());
-        assert!(lock(&all.open).is_empty());
-    }
 }

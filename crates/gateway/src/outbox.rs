@@ -17,8 +17,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
+
 /// Close code for a reader that does not read.
 const CLOSE_SLOW: u16 = 1008;
+/// When all outboxes together hold too much, each may hold so much less.
+const CROWDED: usize = 16;
 
 /// An event, written once for all its readers. Only the number differs among them.
 #[derive(Debug)]
@@ -98,12 +102,17 @@ pub(crate) struct Outbox {
     skipped: AtomicU64,
     slow: CancellationToken,
     max_bytes: usize,
+    budget: Arc<Budget>,
     closing: Closing,
 }
 
 impl Outbox {
     /// An outbox and what its writer reads from.
-    pub(crate) fn new(max_frames: usize, max_bytes: usize) -> (Arc<Self>, mpsc::Receiver<Out>) {
+    pub(crate) fn new(
+        max_frames: usize,
+        max_bytes: usize,
+        budget: Arc<Budget>,
+    ) -> (Arc<Self>, mpsc::Receiver<Out>) {
         let (queue, receiver) = mpsc::channel(max_frames.max(2));
         let outbox = Self {
             queue,
@@ -111,6 +120,7 @@ impl Outbox {
             skipped: AtomicU64::new(0),
             slow: CancellationToken::new(),
             max_bytes,
+            budget,
             closing: Closing::default(),
         };
         (Arc::new(outbox), receiver)
@@ -126,7 +136,7 @@ impl Outbox {
         let size = text.len();
         let held = self.bytes.load(Ordering::Relaxed);
         // A single answer may be larger than the bound when nothing else waits.
-        if (held > 0 && held + size > self.max_bytes) || !self.push(Out::Answer(text)) {
+        if (held > 0 && held + size > self.max_bytes()) || !self.push(Out::Answer(text)) {
             self.drop_reader();
         }
     }
@@ -134,7 +144,7 @@ impl Outbox {
     /// Sends an event, or skips it when the reader is behind; the gap in `seq` tells the reader.
     pub(crate) fn event(&self, event: &Arc<Event>) {
         let behind = self.queue.capacity() <= self.queue.max_capacity() / 2
-            || self.bytes.load(Ordering::Relaxed) + event.size() > self.max_bytes / 2;
+            || self.bytes.load(Ordering::Relaxed) + event.size() > self.max_bytes() / 2;
         if behind || !self.push(Out::Event(Arc::clone(event))) {
             self.skipped.fetch_add(1, Ordering::Relaxed);
         }
@@ -145,19 +155,37 @@ impl Outbox {
         self.push(Out::Ping);
     }
 
+    /// Little once all outboxes together hold too much: then those that hold the most make room, and a reader that keeps
+    /// up notices nothing.
+    fn max_bytes(&self) -> usize {
+        if self.budget.is_used_up() { self.max_bytes / CROWDED } else { self.max_bytes }
+    }
+
     fn push(&self, out: Out) -> bool {
         let size = out.size();
         self.bytes.fetch_add(size, Ordering::Relaxed);
+        self.budget.add(size);
         let pushed = self.queue.try_send(out).is_ok();
         if !pushed {
-            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            self.took(size);
         }
         pushed
+    }
+
+    fn took(&self, size: usize) {
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        self.budget.sub(size);
     }
 
     fn drop_reader(&self) {
         self.closing.with(CLOSE_SLOW, "slow consumer");
         self.slow.cancel();
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.budget.sub(self.bytes.load(Ordering::Relaxed));
     }
 }
 
@@ -209,7 +237,7 @@ impl Writer<'_> {
     }
 
     fn message(&mut self, out: Out) -> Message {
-        self.outbox.bytes.fetch_sub(out.size(), Ordering::Relaxed);
+        self.outbox.took(out.size());
         match out {
             Out::Answer(text) => Message::text(text),
             Out::Ping => Message::Ping(Vec::new().into()),

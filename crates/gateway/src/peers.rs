@@ -143,10 +143,11 @@ mod tests {
     use tokio::sync::mpsc::Receiver;
 
     use super::*;
+    use crate::budget::Budget;
     use crate::outbox::Out;
 
     fn conn(number: u64, scope: &str, session_scoped: bool) -> (Arc<Conn>, Receiver<Out>) {
-        let (outbox, queue) = Outbox::new(8, 1000);
+        let (outbox, queue) = Outbox::new(8, 1000, Budget::new(usize::MAX));
         let client = ClientInfo {
             id: "cli".into(),
             mode: "cli".into(),

@@ -10,18 +10,21 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct SharedToken([u8; 32]);
 
-/// An empty text was given as the shared token: it would let everybody in.
+/// The shortest shared token, in characters.
+const MIN_CHARS: usize = 16;
+
+/// The text given as the shared token is so short that it could be guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the shared token is empty")]
-pub struct EmptyToken;
+#[error("the shared token is shorter than {MIN_CHARS} characters")]
+pub struct ShortToken;
 
 impl SharedToken {
     /// Takes the hash of a token.
     ///
     /// # Errors
-    /// When it is empty.
-    pub fn new(token: &str) -> Result<Self, EmptyToken> {
-        if token.is_empty() { Err(EmptyToken) } else { Ok(Self(sha256(token.as_bytes()))) }
+    /// When it has fewer than 16 characters.
+    pub fn new(token: &str) -> Result<Self, ShortToken> {
+        if token.chars().count() < MIN_CHARS { Err(ShortToken) } else { Ok(Self(sha256(token.as_bytes()))) }
     }
 
     /// Whether this is the token, in constant time.
@@ -87,9 +90,11 @@ mod tests {
 
     #[test]
     fn a_token_matches_itself_only() {
-        let token = SharedToken::new("hunter2").unwrap();
-        assert!(token.is("hunter2") && !token.is("hunter3") && !token.is(""));
-        assert_eq!(SharedToken::new("").unwrap_err(), EmptyToken);
+        let token = SharedToken::new("hunter2-hunter2-").unwrap();
+        assert!(token.is("hunter2-hunter2-") && !token.is("hunter2-hunter3-") && !token.is(""));
+        for short in ["", "hunter2", "hunter2-hunter2"] {
+            assert_eq!(SharedToken::new(short).unwrap_err(), ShortToken, "{short}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::Limits;
+use crate::runs::{Origin, Run, provenance_size};
+use crate::shares::Who;
 
 /// Rows of `chat.history` when no limit is given.
 const DEFAULT_ROWS: usize = 200;
@@ -19,8 +21,8 @@ const MAX_CHARS: usize = 100_000;
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How the real gateway marks a text that it cut.
 const CUT: &str = "\n...(truncated)...";
-/// Memory of a row beside its text, roughly.
-const ROW_OVERHEAD: usize = 512;
+/// Memory of a row beside its text, roughly; what its client says of itself is bounded when it connects.
+const ROW_OVERHEAD: usize = 1024;
 
 /// All sessions.
 #[derive(Debug)]
@@ -35,7 +37,10 @@ pub(crate) struct Sessions {
 #[derive(Debug)]
 struct Session {
     id: String,
+    /// Numbered without a gap.
     rows: VecDeque<Row>,
+    /// The number of the user row of each run.
+    inputs: HashMap<(Origin, String), u64>,
     next_seq: u64,
     created_at: i64,
     updated_at: i64,
@@ -45,7 +50,15 @@ struct Session {
 #[derive(Debug)]
 pub(crate) enum NewRow {
     /// What the run was told.
-    User { text: String, provenance: Option<InputProvenance>, client: Value },
+    User {
+        text: String,
+        provenance: Option<InputProvenance>,
+        /// What the client says of itself.
+        client: Value,
+        origin: Origin,
+        /// Who has proven to be the sender.
+        who: Who,
+    },
     /// What it answered.
     Assistant { text: String },
 }
@@ -57,6 +70,16 @@ struct Row {
     run_id: String,
     ts: i64,
     content: NewRow,
+}
+
+/// A run that has been executed: what the history knows of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Past {
+    pub(crate) who: Who,
+    pub(crate) same_input: bool,
+    /// None when it ended without one.
+    pub(crate) reply: Option<String>,
+    pub(crate) ts: i64,
 }
 
 /// What `chat.history` is asked for.
@@ -106,10 +129,9 @@ impl Sessions {
         session.next_seq += 1;
         let (seq, id) = (session.next_seq, Uuid::new_v4().to_string());
         let row = Row { seq, id, run_id: run_id.to_owned(), ts: now, content };
-        self.bytes += row.size();
-        session.rows.push_back(row);
+        self.bytes += session.push(row);
         if session.rows.len() > self.max_rows {
-            self.bytes -= session.rows.pop_front().map_or(0, |row| row.size());
+            self.bytes -= session.drop_first().unwrap_or(0);
         }
         self.make_room_for_bytes(key);
     }
@@ -128,9 +150,8 @@ impl Sessions {
                 self.forget(&oldest);
                 continue;
             }
-            let first = self.sessions.get_mut(current).and_then(|session| session.rows.pop_front());
-            match first {
-                Some(row) => self.bytes -= row.size(),
+            match self.sessions.get_mut(current).and_then(Session::drop_first) {
+                Some(bytes) => self.bytes -= bytes,
                 None => return,
             }
         }
@@ -147,6 +168,22 @@ impl Sessions {
         }
     }
 
+    /// What became of a run that is no longer in the table of runs, as long as its input stands here.
+    pub(crate) fn past(&self, run: &Run, message: &str) -> Option<Past> {
+        let session = self.sessions.get(&run.session)?;
+        let seq = *session.inputs.get(&(run.origin, run.id.clone()))?;
+        let index = usize::try_from(seq.checked_sub(session.rows.front()?.seq)?).ok()?;
+        let row = session.rows.get(index)?;
+        let NewRow::User { text, who, .. } = &row.content else { return None };
+        // Runs of a session come one after the other: a reply stands right behind its input.
+        let next = session.rows.get(index + 1).filter(|next| next.run_id == run.id);
+        let reply = next.and_then(|next| match &next.content {
+            NewRow::Assistant { text } => Some(text.clone()),
+            NewRow::User { .. } => None,
+        });
+        Some(Past { who: who.clone(), same_input: text == message, reply, ts: row.ts })
+    }
+
     /// The newest rows of a session, oldest first. An unknown session is an empty one.
     pub(crate) fn page(&self, key: &str, page: Page) -> Rows {
         let Some(session) = self.sessions.get(key) else { return Rows::default() };
@@ -155,7 +192,7 @@ impl Sessions {
         let mut room = ANSWER_BYTES;
         let mut messages = Vec::new();
         for row in session.rows.iter().rev().take(limit) {
-            let size = row.text().len().min(max_chars * 4);
+            let size = row.extras() + row.text().len().min(max_chars * 4);
             if size > room {
                 break;
             }
@@ -182,7 +219,33 @@ impl Sessions {
 impl Session {
     fn new(now: i64) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self { id, rows: VecDeque::new(), next_seq: 0, created_at: now, updated_at: now }
+        Self {
+            id,
+            rows: VecDeque::new(),
+            inputs: HashMap::new(),
+            next_seq: 0,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// Adds a row; gives its size.
+    fn push(&mut self, row: Row) -> usize {
+        if let NewRow::User { origin, .. } = &row.content {
+            self.inputs.insert((*origin, row.run_id.clone()), row.seq);
+        }
+        let size = row.size();
+        self.rows.push_back(row);
+        size
+    }
+
+    /// Drops the oldest row; gives its size.
+    fn drop_first(&mut self) -> Option<usize> {
+        let row = self.rows.pop_front()?;
+        if let NewRow::User { origin, .. } = &row.content {
+            self.inputs.remove(&(*origin, row.run_id.clone()));
+        }
+        Some(row.size())
     }
 
     fn summary(&self, key: &str) -> Summary {
@@ -204,7 +267,16 @@ impl Row {
     }
 
     fn size(&self) -> usize {
-        self.text().len() + ROW_OVERHEAD
+        self.text().len() + self.extras() + ROW_OVERHEAD
+    }
+
+    /// What a client can make large beside the text; twice the run's id, which `inputs` holds too.
+    fn extras(&self) -> usize {
+        let provenance = match &self.content {
+            NewRow::User { provenance, .. } => provenance.as_ref().map_or(0, provenance_size),
+            NewRow::Assistant { .. } => 0,
+        };
+        2 * self.run_id.len() + provenance
     }
 
     fn show(&self, max_chars: usize) -> Value {
@@ -215,10 +287,13 @@ impl Row {
             note["reason"] = json!("display-cap");
         }
         match &self.content {
-            NewRow::User { provenance, client, .. } => {
+            NewRow::User { provenance, client, who, .. } => {
                 let key = format!("{}:user", self.run_id);
                 note["idempotencyKey"] = json!(key);
                 note["transport"] = json!({ "clients": [client] });
+                if let Some(device) = who {
+                    note["deviceId"] = json!(device);
+                }
                 let mut row = json!({
                     "role": "user", "content": text, "timestamp": self.ts, "idempotencyKey": key, "__openclaw": note,
                 });
@@ -256,7 +331,12 @@ mod tests {
     }
 
     fn user(text: &str) -> NewRow {
-        NewRow::User { text: text.into(), provenance: None, client: json!({ "id": "cli" }) }
+        let client = json!({ "id": "cli" });
+        NewRow::User { text: text.into(), provenance: None, client, origin: Origin::Agent, who: None }
+    }
+
+    fn run(origin: Origin, id: &str) -> Run {
+        Run::new(id.into(), origin, "s".into(), None, [0; 32], 0)
     }
 
     fn texts(sessions: &Sessions, key: &str) -> Vec<String> {
@@ -290,12 +370,48 @@ mod tests {
         all.append("c", "r", user("c"), 3);
         assert_eq!((all.count(), texts(&all, "a").len()), (2, 0));
 
-        let mut all = sessions(9, 9, 3 * (ROW_OVERHEAD + 1));
+        let row = ROW_OVERHEAD + 1 + 2;
+        let mut all = sessions(9, 9, 3 * row);
         for (key, text) in [("a", "1"), ("b", "2"), ("b", "3"), ("b", "4"), ("b", "5")] {
             all.append(key, "r", user(text), 1);
         }
         assert_eq!((texts(&all, "a").len(), texts(&all, "b")), (0, vec!["3".into(), "4".into(), "5".into()]));
-        assert_eq!(all.bytes, 3 * (ROW_OVERHEAD + 1));
+        assert_eq!(all.bytes, 3 * row);
+    }
+
+    /// Twelve runs of one byte with a `sourceSessionKey` of 20 MiB made a history of 358 MB that counted as 6 KB.
+    #[test]
+    fn a_provenance_counts_as_text_in_the_history_and_on_a_page() {
+        let mut all = sessions(10, 100, 10_000_000);
+        for i in 0..100 {
+            let mut row = user("x");
+            if let NewRow::User { provenance, .. } = &mut row {
+                let source_session_key = Some("x".repeat(1_000_000));
+                *provenance = Some(InputProvenance { source_session_key, ..InputProvenance::default() });
+            }
+            all.append("s", &i.to_string(), row, 1);
+        }
+        let page = all.page("s", Page::default());
+        assert_eq!((page.total, page.messages.len()), (9, 4));
+    }
+
+    #[test]
+    fn a_run_is_known_as_long_as_its_input_stands() {
+        let mut all = sessions(10, 4, usize::MAX);
+        all.append("s", "r1", user("hi"), 1);
+        all.append("s", "r1", NewRow::Assistant { text: "hello".into() }, 2);
+        all.append("s", "r2", user("again"), 3);
+        let past = |all: &Sessions, id: &str| all.past(&run(Origin::Agent, id), "hi");
+        let told = |reply: Option<&str>, same_input, ts| {
+            Some(Past { who: None, same_input, reply: reply.map(str::to_owned), ts })
+        };
+        assert_eq!(past(&all, "r1"), told(Some("hello"), true, 1));
+        assert_eq!(past(&all, "r2"), told(None, false, 3));
+        assert_eq!(all.past(&run(Origin::Chat, "r1"), "hi"), None, "keys are known per method");
+        for _ in 0..2 {
+            all.append("s", "r3", user("more"), 4);
+        }
+        assert_eq!((past(&all, "r1"), past(&all, "r2")), (None, told(None, false, 3)));
     }
 
     #[test]

@@ -1,28 +1,32 @@
 //! What all tasks of one gateway share.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::budget::Budget;
 use crate::config::Config;
-use crate::listener::Strangers;
 use crate::lockout::Lockout;
 use crate::outbox::Event;
 use crate::pairing::{Now, Pairing};
 use crate::peers::Peers;
 use crate::runs::Runs;
+use crate::seats::Seats;
 use crate::sessions::Sessions;
+use crate::slots::Slots;
 
-/// The state of a gateway. Its locks are held for moments, never across an await. Where two are needed they are taken
-/// one after the other; the only nesting is `runs` before an outbox's queue.
+/// The state of a gateway. Its locks are held for moments, never across an await. Most are taken one after the other;
+/// where one is taken inside another, it is in this order: `pairing` before `lockout` (the decision at the door), `runs`
+/// before `sessions` and before an outbox's queue (a key is looked up and acknowledged as one step), and `peers` before
+/// an outbox's queue. The locks inside [`Seats`], [`Slots`] and an outbox are innermost: nothing is taken under them.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -34,9 +38,16 @@ pub(crate) struct Shared {
     pub(crate) lockout: Mutex<Lockout>,
     pub(crate) sessions: Mutex<Sessions>,
     pub(crate) runs: Mutex<Runs>,
-    pub(crate) strangers: Arc<Strangers>,
-    /// One permit a run that executes.
-    pub(crate) slots: Semaphore,
+    /// The sockets of each address that have not authenticated yet.
+    pub(crate) strangers: Arc<Seats<IpAddr>>,
+    /// The others of each address but loopback.
+    pub(crate) guests: Arc<Seats<IpAddr>>,
+    /// The connections of each device.
+    pub(crate) devices: Arc<Seats<String>>,
+    /// What is on its way over all connections.
+    pub(crate) budget: Arc<Budget>,
+    /// One a run that executes.
+    pub(crate) slots: Arc<Slots>,
     /// The upgraded connections: at a shutdown they are given time to close.
     pub(crate) sockets: TaskTracker,
     /// Every other task but the runs.
@@ -63,8 +74,11 @@ impl Shared {
             lockout: Mutex::default(),
             sessions: Mutex::new(Sessions::new(limits)),
             runs: Mutex::new(Runs::new(limits, config.timing.cache)),
-            strangers: Arc::new(Strangers::new(limits.unauthenticated_per_ip)),
-            slots: Semaphore::new(limits.parallel_runs.max(1)),
+            strangers: Seats::new(limits.unauthenticated_per_ip.saturating_mul(2)),
+            guests: Seats::new(limits.connections_per_ip),
+            devices: Seats::new(limits.connections_per_device),
+            budget: Budget::new(limits.in_flight_bytes),
+            slots: Slots::new(limits.parallel_runs, limits.parallel_runs_per_device),
             sockets: TaskTracker::new(),
             tasks: TaskTracker::new(),
             lanes: TaskTracker::new(),

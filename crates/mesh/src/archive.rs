@@ -12,21 +12,28 @@ use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use crate::private_file::{self, PrivateFileError};
 
+mod list;
+mod queue;
 mod row;
 mod schema;
 mod search;
 
-pub use row::{Direction, Event, Filter, NewMessage, Step, Stored};
+pub use list::Filter;
+pub use queue::{Claim, Lease};
+pub use row::{Direction, Event, NewMessage, Step, Stored};
 
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// How often a file that another process is setting up is tried again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How many writes one commit may carry.
 const BATCH: usize = 256;
@@ -81,6 +88,9 @@ pub enum ArchiveError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The message is not there, or another process carries it now.
+    #[error("another process carries this message now")]
+    Taken,
     /// The writing thread is gone; it only ends with this program.
     #[error("the archive is closed")]
     Closed,
@@ -106,7 +116,8 @@ struct Write {
     done: oneshot::Sender<Result<(), ArchiveError>>,
 }
 
-/// The archive of one state folder.
+/// The archive of one state folder. A clone is a handle to the same connection.
+#[derive(Clone)]
 pub struct Archive {
     path: PathBuf,
     writes: mpsc::Sender<Write>,
@@ -121,8 +132,7 @@ impl Archive {
         // Made empty and 0600 here, since SQLite would ask nobody; its side files take the mode of the main one.
         private_file::create(path, b"")?;
         private_file::inspect(path)?;
-        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        schema::migrate(&connection, path)?;
+        let connection = set_up(path)?;
         let (writes, queue) = mpsc::channel();
         let owned = path.to_owned();
         thread::Builder::new()
@@ -150,6 +160,21 @@ impl Archive {
         Committed(committed)
     }
 
+    /// A write that has something to tell. It is on the disk when this returns.
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        let (tell, mut told) = oneshot::channel();
+        let committed = self.write(move |db| {
+            // Whoever asked may not care any more.
+            let _ = tell.send(job(db)?);
+            Ok(())
+        });
+        committed.await?;
+        told.try_recv().map_err(|_| ArchiveError::Closed)
+    }
+
     /// Completes when all that was queued before is on the disk.
     ///
     /// # Errors
@@ -173,6 +198,20 @@ impl Archive {
     }
 }
 
+/// A connection to write with, its file set up. Where two processes make a new file at one moment, SQLite refuses one
+/// of them at once, whatever its busy timeout: turning the journal into a WAL needs the file alone.
+fn set_up(path: &Path) -> Result<Connection, ArchiveError> {
+    let give_up = Instant::now() + BUSY;
+    loop {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        let ready = connection.and_then(|connection| schema::migrate(&connection, path).map(|()| connection));
+        match ready {
+            Err(ArchiveError::Locked { .. }) if Instant::now() < give_up => thread::sleep(LOOK_AGAIN),
+            ready => return ready,
+        }
+    }
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
     let failed = |source| classify(path, source);
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
@@ -180,6 +219,9 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        // A command ends long before 1,000 pages (SQLite's default) have come together; what is left in the WAL has to
+        // be read again by the next one.
+        connection.pragma_update(None, "wal_autocheckpoint", 100).map_err(failed)?;
     }
     Ok(connection)
 }
@@ -239,9 +281,20 @@ fn copy(error: &rusqlite::Error) -> rusqlite::Error {
 fn classify(path: &Path, source: rusqlite::Error) -> ArchiveError {
     use rusqlite::ErrorCode;
     let path = path.to_owned();
+    if matches!(source, rusqlite::Error::QueryReturnedNoRows) {
+        return ArchiveError::Taken;
+    }
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ArchiveError::Locked { path },
         Some(ErrorCode::ConstraintViolation) => ArchiveError::Exists,
+        // The WAL's index could not grow: what a disk that is full to the last byte says.
+        Some(ErrorCode::SystemIoFailure)
+            if source
+                .sqlite_error()
+                .is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) =>
+        {
+            ArchiveError::Full { path }
+        }
         Some(ErrorCode::DiskFull) => ArchiveError::Full { path },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ArchiveError::Damaged { path, source },
         _ => ArchiveError::Sqlite { path, source },
@@ -265,6 +318,7 @@ mod tests {
     fn message(id: &str, peer: &str, text: &str) -> NewMessage {
         NewMessage {
             id: id.into(),
+            run_id: id.into(),
             direction: Direction::Out,
             peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
             via: Via::Agent,
@@ -273,6 +327,7 @@ mod tests {
             text: text.into(),
             header: "[h]\n\n".into(),
             state: State::Sending,
+            expires_at: None,
         }
     }
 
@@ -290,7 +345,7 @@ mod tests {
         let found = archive.find("id-12345").await.unwrap().unwrap();
         assert_eq!((found.record.state, found.boot_id.as_deref()), (State::Replied, Some("boot")));
         assert_eq!(found.record.reply.as_ref().map(|r| r.text.as_str()), Some("hi"));
-        assert!(found.record.receipt.accepted_at.is_some() && found.sent_at.is_some());
+        assert!(found.record.receipt.accepted_at.is_some() && found.sent_at.is_none());
         let steps: Vec<_> = archive.events("id-12345").await.unwrap().into_iter().map(|e| e.step).collect();
         assert_eq!(steps, ["sending", "reached", "accepted", "replied"]);
     }
@@ -354,6 +409,20 @@ mod tests {
             write.unwrap();
         }
         assert_eq!(archive.list(Filter::default()).await.unwrap().len(), 1000);
+    }
+
+    /// Two commands in a fresh home at one moment: one of them was told that the archive is locked.
+    #[test]
+    fn many_who_make_the_file_at_once_all_get_it() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("archive.db");
+            let opened: Vec<_> = std::thread::scope(|scope| {
+                let open = || scope.spawn(|| Archive::open(&path).map(drop));
+                [open(), open(), open(), open()].map(|thread| thread.join().unwrap()).into()
+            });
+            assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+        }
     }
 
     #[test]

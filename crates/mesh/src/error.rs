@@ -11,9 +11,10 @@ use crate::fallback::FallbackError;
 use crate::identity::IdentityError;
 use crate::message::MessageError;
 use crate::private_file::PrivateFileError;
-use crate::record::To;
+use crate::record::{State, To};
 use crate::registry::{LookupError, RegistryError};
 use crate::secrets::SecretsError;
+use crate::sync::SyncError;
 
 /// An operation that did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +131,7 @@ pub enum MeshError {
         id: String,
     },
     /// Whether the message was taken cannot be known.
-    #[error("{}: the connection was lost, and whether the message arrived is not known ({reason})", to.name)]
+    #[error("whether {} got the message is not known: {reason}", to.name)]
     Unknown {
         /// Whose.
         to: To,
@@ -167,6 +168,28 @@ pub enum MeshError {
         /// What was asked for.
         id: String,
     },
+    /// The message waited until it was stale, and was not sent.
+    #[error("the message to {} waited too long and was not sent", to.name)]
+    Expired {
+        /// To whom.
+        to: To,
+    },
+    /// The message is in the outbox still.
+    #[error("the message to {} has not left yet", to.name)]
+    StillQueued {
+        /// To whom.
+        to: To,
+        /// The message id.
+        id: String,
+    },
+    /// The outbox has nothing left to change about this message.
+    #[error("message {id} is {}, not in the outbox's hands", state.name())]
+    NotInOutbox {
+        /// Which.
+        id: String,
+        /// What it is.
+        state: State,
+    },
     /// The message's life ended badly before.
     #[error("the message to {} ended: {reason}", to.name)]
     Ended {
@@ -175,6 +198,9 @@ pub enum MeshError {
         /// The sentence it ended with.
         reason: String,
     },
+    /// Nothing was synced.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
     /// No source has the token of our own gateway.
     #[error("the token of our own gateway was not found")]
     OwnTokenMissing {
@@ -223,6 +249,7 @@ impl MeshError {
             Self::Connect { source, .. } => !matches!(
                 **source,
                 ConnectError::Refused(_)
+                    | ConnectError::PublicAddress { .. }
                     | ConnectError::PinMismatch { .. }
                     | ConnectError::Untrusted { .. }
                     | ConnectError::Http(503)

@@ -13,12 +13,13 @@ use futures_util::{
     FutureExt,
     future::{FusedFuture, join},
 };
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
     time::timeout,
 };
+
+use crate::process_group::ProcessGroup;
 
 /// How much of each output stream of the script is kept.
 const KEPT: usize = 8 * 1024;
@@ -116,6 +117,9 @@ impl ImFallback {
             Command::new(script)
         };
         command
+            // The gateway's own secrets are none of the script's business.
+            .env_remove("MESH_GATEWAY_TOKEN")
+            .env_remove("OPENCLAW_GATEWAY_TOKEN")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -135,7 +139,7 @@ fn is_plain_python(script: &Path) -> bool {
 async fn watch(child: &mut Child, limit: Duration) -> (Option<io::Result<ExitStatus>>, String) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let pipes = (child.stdout.take(), child.stderr.take());
-    let group = Group::of(child);
+    let group = ProcessGroup::of(child);
     let ended = {
         let mut reading = pin!(join(keep_tail(pipes.0, &mut stdout), keep_tail(pipes.1, &mut stderr)).fuse());
         let run = async {
@@ -165,28 +169,6 @@ async fn keep_tail(pipe: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) {
     while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
         tail.extend_from_slice(&chunk[..count]);
         tail.drain(..tail.len().saturating_sub(KEPT));
-    }
-}
-
-/// The process group of a running child, killed when this is dropped: what the script started must not outlive it.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    /// The child has ended by itself: its id may already be another's.
-    fn spare(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
     }
 }
 

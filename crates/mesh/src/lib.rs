@@ -19,11 +19,13 @@ pub mod ops;
 mod own_gateway;
 mod peer;
 pub mod private_file;
+mod process_group;
 pub mod progress;
 pub mod record;
 pub mod registry;
 mod route;
 pub mod secrets;
+pub mod sync;
 
 pub use config::{MeshConfig, OwnGatewayConfig, PlainText};
 pub use error::MeshError;

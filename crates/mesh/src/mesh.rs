@@ -43,6 +43,16 @@ impl Mesh {
         }
     }
 
+    /// The same team, its files read anew; the archive stays open. For what runs long enough to see them change.
+    #[must_use]
+    pub fn reread(&self) -> Self {
+        let fresh = Self::new(self.config.clone());
+        match self.archive.get() {
+            Some(archive) => Self { archive: OnceLock::from(archive.clone()), ..fresh },
+            None => fresh,
+        }
+    }
+
     /// The settings.
     #[must_use]
     pub fn config(&self) -> &MeshConfig {
@@ -116,6 +126,12 @@ impl Mesh {
         Ok(format!("agent-mesh:{} ({})", self.my_name()?, id.get(..8).unwrap_or(id)))
     }
 
+    /// Our name where we show no device; makes no key.
+    pub(crate) fn bare_name(&self) -> Result<String, MeshError> {
+        let me = self.identity()?.map_or("somebody", |identity| identity.email_prefix.as_str());
+        Ok(format!("agent-mesh:{me}"))
+    }
+
     /// Whether an entry of the registry is ourselves.
     #[must_use]
     pub fn is_me(&self, agent: &Agent) -> bool {
@@ -160,7 +176,13 @@ impl Mesh {
     /// # Errors
     /// When the file cannot be used or made.
     pub fn archive(&self) -> Result<&Archive, MeshError> {
-        once(&self.archive, || Ok(Archive::open(&self.config.state_dir.join("archive.db"))?))
+        once(&self.archive, || Ok(Archive::open(&self.archive_path())?))
+    }
+
+    /// The file of the archive.
+    #[must_use]
+    pub fn archive_path(&self) -> PathBuf {
+        self.config.state_dir.join("archive.db")
     }
 
     /// The file of shared tokens.

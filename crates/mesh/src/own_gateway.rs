@@ -22,8 +22,13 @@ impl OwnGateway {
     /// that of `agent-mesh serve`. Each is shown once.
     ///
     /// # Errors
-    /// When no token is found, or none opens the gateway.
+    /// When no token is found, none opens the gateway, or the gateway is neither on this machine nor behind TLS.
     pub async fn connect(mesh: &Mesh, deadline: Instant) -> Result<Self, MeshError> {
+        let endpoint = &mesh.config().gateway.endpoint;
+        if !endpoint.is_loopback() && !endpoint.is_tls() {
+            // The owner's token opens everything: it never crosses a network in plain text, not even a private one.
+            return Err(MeshError::PlainText { endpoint: endpoint.to_string() });
+        }
         let mut refused = None;
         for token in tokens(mesh)? {
             match open(mesh, token, deadline).await {

@@ -4,10 +4,12 @@
 //! All of it is blocking: these files are a few KiB and read once a run.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, DirBuilder, File, Permissions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -21,6 +23,11 @@ use zeroize::Zeroizing;
 const FILE_MODE: u32 = 0o600;
 /// The mode of the folders made for such files; the XDG specification asks for the same.
 const FOLDER_MODE: u32 = 0o700;
+
+/// An edit takes milliseconds: who holds the lock for so long is stuck.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a held lock is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// Why a private file was refused, or could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,12 @@ pub enum PrivateFileError {
         mode: u32,
         /// The command that narrows it, ready for a shell.
         fix: String,
+    },
+    /// Another program has held the file's lock for ten seconds.
+    #[error("{path} is locked by another program")]
+    Locked {
+        /// The lock.
+        path: PathBuf,
     },
     /// The operating system said no.
     #[error("cannot {action} {path}")]
@@ -145,6 +158,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
 /// # Errors
 /// [`PrivateFileError`] when the operating system refuses.
 pub fn create(path: &Path, bytes: &[u8]) -> Result<bool, PrivateFileError> {
+    // Else every call would write and sync a file only to learn that it is not needed.
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(false);
+    }
     let folder = folder_of(path);
     create_folder(folder)?;
     let created =
@@ -160,7 +177,7 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<bool, PrivateFileError> {
 ///
 /// `edit` gets the present content (`None`: no such file) and gives the new one, or `None` to leave the file as it is.
 /// The lock is a sibling `<name>.lock`, since the file itself is replaced by each write; it stays behind, empty.
-/// An edit takes milliseconds, therefore this waits for its turn without a deadline.
+/// An edit takes milliseconds; after ten seconds of waiting for a turn this gives up.
 ///
 /// # Errors
 /// What `edit` fails with, and everything [`read`] and [`write()`] fail with.
@@ -168,7 +185,6 @@ pub fn update<E: From<PrivateFileError>>(
     path: &Path,
     edit: impl FnOnce(Option<&[u8]>) -> Result<Option<Zeroizing<Vec<u8>>>, E>,
 ) -> Result<(), E> {
-    create_folder(folder_of(path))?;
     let _lock = lock(path)?;
     let old = read(path)?;
     if let Some(new) = edit(old.as_deref().map(Vec::as_slice))? {
@@ -229,18 +245,52 @@ fn temporary(folder: &Path, bytes: &[u8], permissions: Permissions) -> io::Resul
     Ok(file)
 }
 
-fn lock(path: &Path) -> Result<File, PrivateFileError> {
+/// The sole right to change a private file, for as long as this lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Takes the sole right to change a file, if nobody has it.
+///
+/// # Errors
+/// [`PrivateFileError`] when the lock file cannot be made.
+pub fn try_lock(path: &Path) -> Result<Option<Lock>, PrivateFileError> {
+    create_folder(folder_of(path))?;
+    let (lock, file) = open_lock(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock { _file: file })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &lock)(error)),
+    }
+}
+
+/// Waits for the sole right to change a file, which ends when this is dropped.
+pub(crate) fn lock(path: &Path) -> Result<File, PrivateFileError> {
+    create_folder(folder_of(path))?;
+    let (lock, file) = open_lock(path)?;
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(LOCK_POLL),
+            Err(TryLockError::WouldBlock) => return Err(PrivateFileError::Locked { path: lock }),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock)(error)),
+        }
+    }
+}
+
+/// The lock file beside a file, open.
+fn open_lock(path: &Path) -> Result<(PathBuf, File), PrivateFileError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let lock = Path::new(&name);
+    let lock = PathBuf::from(name);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(lock, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::LOOP) => return Err(PrivateFileError::Symlink { path: lock.into() }),
-        Err(errno) => return Err(io_error("open", lock)(errno.into())),
-    };
-    file.lock().map_err(io_error("lock", lock))?;
-    Ok(file)
+    match rustix::fs::open(&lock, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(fd) => Ok((lock, File::from(fd))),
+        Err(Errno::LOOP) => Err(PrivateFileError::Symlink { path: lock }),
+        Err(errno) => Err(io_error("open", &lock)(errno.into())),
+    }
 }
 
 fn create_folder(folder: &Path) -> Result<(), PrivateFileError> {

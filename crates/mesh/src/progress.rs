@@ -6,6 +6,11 @@ use crate::record::{Record, To};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Progress<'a> {
+    /// The message is in the archive, and about to leave.
+    Begun {
+        /// Its id.
+        id: &'a str,
+    },
     /// The peer's gateway let us in.
     Reached,
     /// It confirmed the run.

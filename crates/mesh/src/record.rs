@@ -27,6 +27,8 @@ impl From<&Agent> for To {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum State {
+    /// It waits in the outbox, and has certainly not left.
+    Queued,
     /// It is on its way: it may have left, and nobody confirmed it.
     Sending,
     /// The peer's gateway confirmed the run; the reply is not known yet.
@@ -37,6 +39,10 @@ pub enum State {
     NoReply,
     /// It was refused, or the run failed.
     Failed,
+    /// It waited in the outbox until it was stale, and was not sent.
+    Expired,
+    /// It was taken out of the outbox.
+    Cancelled,
     /// Nobody answers at the address.
     Unreachable,
     /// It went out by instant message instead.
@@ -49,12 +55,15 @@ pub enum State {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
+        Self::Queued,
         Self::Sending,
         Self::Accepted,
         Self::Replied,
         Self::NoReply,
         Self::Failed,
+        Self::Expired,
+        Self::Cancelled,
         Self::Unreachable,
         Self::Fallback,
         Self::Skipped,
@@ -65,11 +74,14 @@ impl State {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Sending => "sending",
             Self::Accepted => "accepted",
             Self::Replied => "replied",
             Self::NoReply => "no-reply",
             Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
             Self::Unreachable => "unreachable",
             Self::Fallback => "fallback",
             Self::Skipped => "skipped",
@@ -86,7 +98,7 @@ impl State {
     /// Whether more may become known of it.
     #[must_use]
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Sending | Self::Accepted | Self::Unknown)
+        matches!(self, Self::Queued | Self::Sending | Self::Accepted | Self::Unknown)
     }
 }
 
@@ -129,6 +141,9 @@ pub struct Record {
     pub receipt: Receipt,
     /// The reply.
     pub reply: Option<Reply>,
+    /// What went wrong beside it: the end of this message could not be written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Why it went no further.
     #[serde(skip)]
     pub error: Option<MeshError>,

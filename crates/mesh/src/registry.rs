@@ -34,6 +34,9 @@ pub struct Registry {
     /// Where the team keeps the original of this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_doc_url: Option<String>,
+    /// When `agent-mesh sync` last changed this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synced_at: Option<String>,
     /// Fields of others, kept as they are.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -90,6 +93,10 @@ pub struct Agent {
     /// `http://` or `https://` address of the teammate's A2A endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub a2a_url: Option<String>,
+    /// The source that `agent-mesh sync` had this entry from; it is removed when it is no longer listed there. Entries
+    /// made by hand have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// A token that does not belong here: see [`InlineToken`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
@@ -266,7 +273,7 @@ impl Registry {
         Ok(json)
     }
 
-    fn check(&self, path: &Path) -> Result<(), RegistryError> {
+    pub(crate) fn check(&self, path: &Path) -> Result<(), RegistryError> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         for (index, agent) in self.agents.iter().enumerate() {
             agent.check().map_err(|(field, source)| RegistryError::InvalidField {
@@ -299,6 +306,12 @@ impl Agent {
     /// The other name of this teammate, whichever way the file spells the field.
     pub fn nickname(&self) -> Option<&str> {
         filled(&self.nickname).or(filled(&self.red_name))
+    }
+
+    /// The entry as it may be shown: a token somebody wrote into it is no less a secret there.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        Self { token: None, ..self.clone() }
     }
 
     /// Whether somebody wrote a token into this entry. It is never used; tokens belong into `tokens.json`.

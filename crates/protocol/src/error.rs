@@ -40,6 +40,8 @@ pub enum Fault {
     DeviceIdentityRequired,
     /// The device signature, nonce, time or id did not hold; the detail code.
     DeviceAuth(String),
+    /// Another refusal of a credential; the detail code.
+    Auth(String),
     /// The device token does not cover the scopes asked for.
     ScopeMismatch,
     /// A human on the other side has to approve this device.
@@ -141,6 +143,7 @@ impl ErrorShape {
                 Fault::ProtocolMismatch { expected: details.get("expectedProtocol").and_then(Value::as_u64) }
             }
             Some(code) if code.starts_with("DEVICE_AUTH_") => Fault::DeviceAuth(code.to_owned()),
+            Some(code) if code.starts_with("AUTH_") => Fault::Auth(code.to_owned()),
             _ => self.coarse_fault(details, text("reason")),
         }
     }

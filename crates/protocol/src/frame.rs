@@ -89,8 +89,8 @@ struct Flat<'a> {
     ok: Option<bool>,
     #[serde(borrow, default)]
     payload: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<ErrorShape>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
     #[serde(borrow, default)]
     event: Option<Cow<'a, str>>,
     #[serde(default)]
@@ -115,7 +115,8 @@ impl<'a> Frame<'a> {
                 id: flat.id.ok_or_else(|| missing("res", "id"))?,
                 ok: flat.ok.ok_or_else(|| missing("res", "ok"))?,
                 payload: flat.payload,
-                error: flat.error,
+                // Read only here: in a request it would be a stranger's way to make us build 25 MiB of values.
+                error: flat.error.map(|raw| serde_json::from_str(raw.get())).transpose()?,
             }),
             "event" => Self::Event(Event {
                 name: flat.event.ok_or_else(|| missing("event", "event"))?,

@@ -17,7 +17,7 @@ use crate::{MAX_PROTOCOL, MIN_PROTOCOL};
 /// The id of the connect request: the first on every connection.
 const CONNECT_ID: &str = "connect";
 /// How far a device's `signedAt` may be from the gateway's clock, in milliseconds.
-const SIGNATURE_WINDOW_MS: i64 = 120_000;
+const SIGNATURE_WINDOW_MS: u64 = 120_000;
 /// WebSocket close code for a policy violation: how a gateway ends a refused connect.
 pub const CLOSE_POLICY: u16 = 1008;
 /// WebSocket close code for a protocol error: how a gateway ends a version mismatch.
@@ -264,7 +264,7 @@ impl ServerHandshake {
         if verifier.device_id(&proof.public_key).as_deref() != Some(&proof.id) {
             return fault("device identity mismatch", "DEVICE_AUTH_DEVICE_ID_MISMATCH", "device-id-mismatch");
         }
-        if (now_ms - proof.signed_at).abs() > SIGNATURE_WINDOW_MS {
+        if now_ms.abs_diff(proof.signed_at) > SIGNATURE_WINDOW_MS {
             return fault(
                 "device signature expired",
                 "DEVICE_AUTH_SIGNATURE_EXPIRED",
@@ -401,10 +401,11 @@ mod tests {
     #[test]
     fn each_fault_of_a_proof_has_its_code() {
         type Change = fn(&mut ConnectParams);
-        let cases: [(&str, Change); 6] = [
+        let cases: [(&str, Change); 7] = [
             ("DEVICE_AUTH_SIGNATURE_INVALID", |p| p.scopes.reverse()),
             ("DEVICE_AUTH_SIGNATURE_INVALID", |p| p.auth = None),
             ("DEVICE_AUTH_SIGNATURE_EXPIRED", |p| p.device.as_mut().unwrap().signed_at -= 125_000),
+            ("DEVICE_AUTH_SIGNATURE_EXPIRED", |p| p.device.as_mut().unwrap().signed_at = i64::MIN),
             ("DEVICE_AUTH_NONCE_MISMATCH", |p| p.device.as_mut().unwrap().nonce = "other".into()),
             ("DEVICE_AUTH_NONCE_REQUIRED", |p| p.device.as_mut().unwrap().nonce = " ".into()),
             ("DEVICE_AUTH_DEVICE_ID_MISMATCH", |p| p.device.as_mut().unwrap().id = "00".into()),

@@ -70,7 +70,10 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         return show_plans(&mesh, &request, ui);
     }
     let mut watch = Tally::new(ui);
-    let (id, records) = broadcast(&mesh, &request, &mut watch).await?;
+    let (id, records) = tokio::select! {
+        done = broadcast(&mesh, &request, &mut watch) => done?,
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(ui)),
+    };
     watch.bar.finish_and_clear();
     let exit = verdict(&records, args.quorum);
     show(&records, ui);
@@ -85,7 +88,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
     }
     let error = match exit {
         Exit::Unreachable => CliError::new(exit, "reached-nobody", "the broadcast reached nobody"),
-        _ => CliError::new(exit, "reached-some", "the broadcast reached only some"),
+        _ => CliError::new(exit, "reached-some", "not everybody replied"),
     };
     Ok(ui.document_with_error("broadcast", fields, error))
 }
@@ -153,6 +156,10 @@ fn result(record: &Record) -> Value {
 }
 
 fn show(records: &[Record], ui: &Ui) {
+    if ui.is_quiet() {
+        records.iter().filter_map(|record| record.reply.as_ref()).for_each(|reply| ui.peer_text(&reply.text));
+        return;
+    }
     for record in records {
         let colour = if arrived(record) { style::GOOD } else { style::BAD };
         ui.out(Line::styled(style::STRONG, &record.to.name).text("  ").with(colour, record.state.name()));
@@ -178,12 +185,31 @@ fn show(records: &[Record], ui: &Ui) {
 struct Tally {
     bar: ProgressBar,
     done: u64,
+    results: Vec<Value>,
 }
 
 impl Tally {
     fn new(ui: &Ui) -> Self {
         let bar = if ui.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        Self { bar: bar.with_style(ProgressStyle::default_spinner()), done: 0 }
+        Self { bar: bar.with_style(ProgressStyle::default_spinner()), done: 0, results: Vec::new() }
+    }
+}
+
+impl Tally {
+    /// What to say when Ctrl-C ends the watching: who answered so far, and where the rest is found.
+    fn interrupted(self, ui: &Ui) -> CliError {
+        self.bar.finish_and_clear();
+        for result in &self.results {
+            let (name, state) = (result["to"]["name"].as_str(), result["state"].as_str());
+            ui.out(format!("{}  {}", name.unwrap_or_default(), state.unwrap_or_default()));
+            if let Some(reply) = result["reply"]["text"].as_str() {
+                ui.peer_text(reply);
+            }
+        }
+        let hint = "the other messages may go on: agent-mesh log --since 10m shows them, agent-mesh wait <id> their replies";
+        CliError::new(Exit::Interrupted, "interrupted", format!("interrupted after {} results", self.done))
+            .hint(hint)
+            .with_fields(json!({ "results": self.results }))
     }
 }
 
@@ -191,6 +217,7 @@ impl Observer for Tally {
     fn progress(&mut self, step: Progress<'_>) {
         if let Progress::PeerDone(record) = step {
             self.done += 1;
+            self.results.push(result(record));
             self.bar.set_position(self.done);
             self.bar.set_message(format!("{} done, last {}", self.done, text::one_line(&record.to.name)));
             self.bar.tick();

@@ -23,7 +23,9 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs, ui: &Ui) -> Result<Exit, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "agent-mesh", &mut script);
-    let script = String::from_utf8_lossy(&script);
+    // clap_complete 4.6 takes the hyphen of our name for a subcommand in bash's labels, but not in its cases: without
+    // this, nothing is completed after the command.
+    let script = String::from_utf8_lossy(&script).replace("agent__subcmd__mesh", "agent__mesh");
     ui.script(&script);
     ui.document("completions", Exit::Done, json!({ "shell": args.shell.to_string(), "script": script }));
     Ok(Exit::Done)

@@ -26,7 +26,13 @@ const TEAM: [(&str, &str); 3] = [("Alice", "alice"), ("Bob", "bob"), ("戴泽", 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// What to say
-    #[arg(short, long, value_name = "TEXT", default_value = "is the build green?")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        default_value = "is the build green?"
+    )]
     message: String,
 }
 

@@ -1,5 +1,6 @@
 //! `agent-mesh log`
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use agent_team_mesh::archive::{Archive, Direction, Filter, Stored};
@@ -18,9 +19,11 @@ use crate::ui::{Line, Ui, style};
 /// How often `--follow` looks for something new.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How many messages are shown, unless somebody says.
+const SHOWN: u32 = 50;
+
 /// Show the messages we sent and received, newest last
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct LogArgs {
     #[command(subcommand)]
     action: Option<Action>,
@@ -32,12 +35,12 @@ pub struct LogArgs {
 }
 
 /// Which messages.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 struct Which {
     /// With this teammate
     #[arg(long, value_name = "NAME")]
     with: Option<String>,
-    /// Not older than this: 30m, 2h, 168h
+    /// Not older than this: 30m, 2h, 7d
     #[arg(long, value_parser = duration, value_name = "TIME")]
     since: Option<Duration>,
     /// In this state: accepted, replied, failed, unknown, …
@@ -49,9 +52,9 @@ struct Which {
     /// With these words in message or reply, in any script
     #[arg(long, value_name = "WORDS")]
     search: Option<String>,
-    /// At most so many, the newest
-    #[arg(short = 'n', long, default_value_t = 50, value_name = "N")]
-    limit: u32,
+    /// At most so many, the newest [default: 50; all for export]
+    #[arg(short = 'n', long, value_name = "N")]
+    limit: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,8 +75,8 @@ enum Action {
     },
     /// Forget messages whose life is over
     Prune {
-        /// Those older than this: 2160h are 90 days
-        #[arg(long, value_parser = days_or_duration, value_name = "TIME")]
+        /// Those older than this: 12h, 90d
+        #[arg(long, value_parser = duration, value_name = "TIME")]
         older_than: Duration,
     },
 }
@@ -90,23 +93,19 @@ fn state(text: &str) -> Result<State, String> {
     State::from_name(text).ok_or_else(|| format!("one of {}", State::ALL.map(State::name).join(", ")))
 }
 
-/// Like other durations, and `90d`.
-fn days_or_duration(text: &str) -> Result<Duration, String> {
-    match text.strip_suffix('d').map(str::parse::<u32>) {
-        Some(Ok(days)) => Ok(Duration::from_secs(u64::from(days) * 86_400)),
-        _ => duration(text),
-    }
-}
-
 pub async fn run(args: &LogArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = settings.mesh(false)?;
     let archive = mesh.archive()?;
+    // Not left to clap, whose rule would take the global options for a conflict, too.
+    if args.action.is_some() && (args.follow || args.which != Which::default()) {
+        return Err(CliError::usage(
+            "options that choose messages go behind export, and not with show or prune",
+        ));
+    }
     match &args.action {
         Some(Action::Show { id }) => show(archive, id, ui).await,
         Some(Action::Export { format, which }) => {
-            let mut filter = filter(&mesh, which)?;
-            filter.limit = None;
-            export(archive, filter, *format, ui).await
+            export(archive, filter(&mesh, which, None)?, *format, ui).await
         }
         Some(Action::Prune { older_than }) => {
             let pruned = archive.prune(ago(*older_than)).await.map_err(MeshError::from)?;
@@ -114,9 +113,10 @@ pub async fn run(args: &LogArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
             ui.document("log", Exit::Done, json!({ "pruned": pruned }));
             Ok(Exit::Done)
         }
-        None if args.follow => follow(archive, filter(&mesh, &args.which)?, ui).await,
+        None if args.follow => follow(archive, filter(&mesh, &args.which, Some(SHOWN))?, ui).await,
         None => {
-            let messages = archive.list(filter(&mesh, &args.which)?).await.map_err(MeshError::from)?;
+            let messages =
+                archive.list(filter(&mesh, &args.which, Some(SHOWN))?).await.map_err(MeshError::from)?;
             messages.iter().for_each(|message| line(message, ui));
             ui.document("log", Exit::Done, json!({ "messages": messages }));
             Ok(Exit::Done)
@@ -129,7 +129,7 @@ fn ago(duration: Duration) -> Timestamp {
     Timestamp::now().checked_sub(back).unwrap_or(Timestamp::MIN)
 }
 
-fn filter(mesh: &Mesh, which: &Which) -> Result<Filter, CliError> {
+fn filter(mesh: &Mesh, which: &Which, at_most: Option<u32>) -> Result<Filter, CliError> {
     // A peer that left the registry is still found by the prefix it had.
     let prefix = |name: &String| match mesh.registry().map(|registry| registry.find(name)) {
         Ok(Ok(agent)) => agent.email_prefix.clone(),
@@ -141,8 +141,8 @@ fn filter(mesh: &Mesh, which: &Which) -> Result<Filter, CliError> {
         state: which.state,
         thread: which.thread.clone(),
         search: which.search.clone(),
-        after: None,
-        limit: Some(which.limit),
+        changed_since: None,
+        limit: which.limit.or(at_most),
     })
 }
 
@@ -159,18 +159,10 @@ fn line(message: &Stored, ui: &Ui) {
         Line::styled(style::FAINT, format!("{time} {} ", &message.record.id))
             .text(format!("{arrow} {} ", message.record.to.name))
             .with(colour, state.name())
-            .text(format!("  {}", short(&message.message))),
+            .text(format!("  {}", text::shortened(&message.message, 100))),
     );
     if let Some(reply) = &message.record.reply {
-        ui.out(Line::new(format!("    {}", short(&reply.text))));
-    }
-}
-
-fn short(text: &str) -> String {
-    let line = text::one_line(text);
-    match line.char_indices().nth(100) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line,
+        ui.out(Line::new(format!("    {}", text::shortened(&reply.text, 100))));
     }
 }
 
@@ -200,12 +192,20 @@ async fn show(archive: &Archive, id: &str, ui: &Ui) -> Result<Exit, CliError> {
 
 async fn export(archive: &Archive, filter: Filter, format: Format, ui: &Ui) -> Result<Exit, CliError> {
     let messages = archive.list(filter).await.map_err(MeshError::from)?;
-    for message in &messages {
-        match format {
-            Format::Jsonl => ui.json_line(&json!(message)),
-            Format::Md => ui.peer_text(&markdown(message)),
+    if !ui.is_json() {
+        for message in &messages {
+            match format {
+                Format::Jsonl => ui.json_line(&json!(message)),
+                Format::Md => ui.peer_text(&markdown(message)),
+            }
         }
+        return Ok(Exit::Done);
     }
+    let fields = match format {
+        Format::Jsonl => json!({ "messages": messages }),
+        Format::Md => json!({ "markdown": messages.iter().map(markdown).collect::<String>() }),
+    };
+    ui.document("log", Exit::Done, fields);
     Ok(Exit::Done)
 }
 
@@ -222,21 +222,25 @@ fn markdown(message: &Stored) -> String {
     )
 }
 
-/// Prints what is there, then what comes, until Ctrl-C. JSON readers get one document a line.
+/// Prints what is there, then what comes, and each message again when its state is another, until Ctrl-C. JSON readers
+/// get one document a line.
 async fn follow(archive: &Archive, mut filter: Filter, ui: &Ui) -> Result<Exit, CliError> {
+    let mut shown: HashMap<i64, State> = HashMap::new();
     loop {
+        // Asked before the messages: what happens in between is seen twice rather than never.
+        let last = archive.last_event().await.map_err(MeshError::from)?;
         let messages = archive.list(filter.clone()).await.map_err(MeshError::from)?;
         for message in &messages {
+            let state = message.record.state;
+            if shown.insert(message.seq(), state) == Some(state) {
+                continue;
+            }
             line(message, ui);
             if ui.is_json() {
                 ui.json_line(&json!(message));
             }
         }
-        if let Some(last) = messages.last() {
-            filter.after = Some(last.seq());
-        } else if filter.after.is_none() {
-            filter.after = Some(0);
-        }
+        filter.changed_since = Some(last);
         filter.limit = None;
         tokio::time::sleep(LOOK_AGAIN).await;
     }

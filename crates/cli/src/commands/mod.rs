@@ -9,10 +9,12 @@ pub mod init;
 pub mod list;
 pub mod log;
 pub mod man;
+pub mod outbox;
 pub mod pair;
 pub mod ping;
 pub mod send;
 pub mod serve;
+pub mod sync;
 pub mod token;
 pub mod wait;
 mod watch;
@@ -34,10 +36,12 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Send(args) => Box::pin(send::run(args, settings, ui)).await,
         Command::Broadcast(args) => Box::pin(broadcast::run(args, settings, ui)).await,
         Command::Pair(args) => Box::pin(pair::run(&args, settings, ui)).await,
+        Command::Sync(args) => Box::pin(sync::run(&args, settings, ui)).await,
         Command::Token(args) => token::run(&args, settings, ui),
         Command::Init(args) => init::run(&args, settings, ui),
         Command::Wait(args) => Box::pin(wait::run(&args, settings, ui)).await,
         Command::Log(args) => Box::pin(log::run(&args, settings, ui)).await,
+        Command::Outbox(args) => Box::pin(outbox::run(&args, settings, ui)).await,
         Command::Serve(args) => serve::run(args, settings, ui).await,
         Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, settings, ui)).await,

@@ -24,7 +24,7 @@ const OWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// gateway over loopback, with the token that OpenClaw (or agent-mesh serve) keeps on this host. Only operator.read
 /// and operator.write are ever asked for.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(arg_required_else_help = true)]
 pub struct PairArgs {
     #[command(subcommand)]
     action: Option<Action>,
@@ -74,6 +74,10 @@ pub async fn run(args: &PairArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         (None, None) => {
             Err(CliError::usage("say with whom: --to NAME, or one of list, approve, reject, revoke"))
         }
+        // Not left to clap, whose rule would take the global options for a conflict, too.
+        (Some(_), _) if args.to.is_some() || args.wait || args.timeout.is_some() => {
+            Err(CliError::usage("--to, --wait and --timeout do not go with list, approve, reject or revoke"))
+        }
         (Some(Action::List), _) => list(&mesh, deadline, ui).await,
         (Some(Action::Approve { wanted }), _) => {
             let approved = pair::approve(&mesh, wanted, deadline).await?;
@@ -115,7 +119,7 @@ async fn ask(mesh: &Mesh, to: &str, args: &PairArgs, ui: &Ui) -> Result<Exit, Cl
     let fields = serde_json::to_value(&pairing).unwrap_or_default();
     match pairing.status {
         PairStatus::Approved => {
-            ui.out(Line::styled(style::GOOD, "approved").text(format!(" by {}", pairing.to.name)));
+            approved(mesh, &pairing, ui)?;
         }
         PairStatus::Pending if args.wait => {
             let error = CliError::new(
@@ -130,6 +134,17 @@ async fn ask(mesh: &Mesh, to: &str, args: &PairArgs, ui: &Ui) -> Result<Exit, Cl
     }
     ui.document("pair", Exit::Done, fields);
     Ok(Exit::Done)
+}
+
+fn approved(mesh: &Mesh, pairing: &Pairing, ui: &Ui) -> Result<(), CliError> {
+    let kept = mesh.device_token_store().prefixes().map_err(MeshError::from)?;
+    if kept.contains(&pairing.to.email_prefix.to_lowercase()) {
+        ui.out(Line::styled(style::GOOD, "approved").text(format!(" by {}", pairing.to.name)));
+    } else {
+        // On its own host a gateway asks for no approval and issues no token.
+        ui.out(format!("not needed: {}'s gateway is on this host, and its token opens it", pairing.to.name));
+    }
+    Ok(())
 }
 
 fn instructions(pairing: &Pairing, ui: &Ui) {

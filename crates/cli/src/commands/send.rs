@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_team_mesh::message::SizeNote;
+use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
-use agent_team_mesh::record::{Record, State};
+use agent_team_mesh::record::{Record, State, To};
 use agent_team_mesh::registry::{Agent, Via};
 use agent_team_mesh::{Mesh, MeshError, SessionChoice};
 use clap::builder::NonEmptyStringValueParser;
@@ -45,6 +46,12 @@ pub struct SendArgs {
     /// Return when the message was accepted
     #[arg(long, conflicts_with = "rounds")]
     no_wait: bool,
+    /// Keep the message in the outbox while the teammate cannot be reached [env: MESH_QUEUE]
+    #[arg(long, conflicts_with = "rounds")]
+    queue: bool,
+    /// With --queue: give up when it is not delivered by then: 30m, 2h, 7d [default: 24h]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    expires: Option<Duration>,
     /// Show what would be sent, and touch no network
     #[arg(long)]
     dry_run: bool,
@@ -55,7 +62,7 @@ pub struct SendArgs {
 #[group(multiple = false)]
 pub struct MessageArgs {
     /// The message
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     message: Option<String>,
     /// Read the message from a file, or from standard input with -
     #[arg(long, value_name = "FILE")]
@@ -170,6 +177,9 @@ pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     }
     match args.rounds {
         Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, ui).await,
+        None if args.queue || settings.queue.value => {
+            keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), ui).await
+        }
         _ => once(&mesh, agent, &request, args.rounds.is_some(), ui).await,
     }
 }
@@ -201,11 +211,42 @@ async fn once(
     let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         record = send(mesh, agent, request, &mut watch) => record?,
-        _ = tokio::signal::ctrl_c() => return Err(interrupted(request, &[])),
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(&To::from(agent))),
     };
     let streamed = watch.finish();
     let rounds = as_rounds.then(|| rounds_json(&[(request.message.clone(), &sent)]));
     Ok(report(sent, rounds, streamed.as_deref(), ui))
+}
+
+/// Sends, or keeps the message in the outbox.
+async fn keep(
+    mesh: &Mesh,
+    agent: &Agent,
+    request: &SendRequest,
+    expires: Duration,
+    ui: &Ui,
+) -> Result<Exit, CliError> {
+    let mut watch = Watch::new(ui, &agent.name);
+    let sent = tokio::select! {
+        carried = Box::pin(send_or_keep(mesh, agent, request, expires, &mut watch)) => carried?,
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(&To::from(agent))),
+    };
+    let streamed = watch.finish();
+    if sent.record.state != State::Queued {
+        return Ok(report(sent.record, None, streamed.as_deref(), ui));
+    }
+    let why = match &sent.record.error {
+        Some(error) => CliError::from(error).message,
+        None => format!("earlier messages to {} wait", agent.name),
+    };
+    ui.note(format!("{why}: kept in the outbox, which agent-mesh outbox flush or run delivers"));
+    if !ui.is_quiet() {
+        ui.out(format!("queued {}", sent.record.id));
+    }
+    let mut fields = serde_json::to_value(&sent.record).unwrap_or_default();
+    fields["nextTryAt"] = json!(sent.next_try_at);
+    ui.document("send", Exit::Done, fields);
+    Ok(Exit::Done)
 }
 
 async fn converse(
@@ -218,10 +259,7 @@ async fn converse(
     let mut watch = Watch::new(ui, &agent.name);
     let said = tokio::select! {
         said = send_rounds(mesh, agent, request, rounds, &mut watch) => said,
-        _ = tokio::signal::ctrl_c() => {
-            // Each finished round was printed when it ended; JSON readers get them here.
-            return Err(interrupted(request, watch.rounds()));
-        }
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(&To::from(agent))),
     };
     let mut said = said?;
     watch.finish();
@@ -233,18 +271,6 @@ async fn converse(
     Ok(report(last, Some(json), shown.as_deref(), ui))
 }
 
-fn interrupted(request: &SendRequest, rounds: &[Value]) -> CliError {
-    let id = request.id.map(|id| id.to_string()).unwrap_or_default();
-    let mut fields = json!({ "id": id });
-    if !rounds.is_empty() {
-        fields["rounds"] = rounds.into();
-    }
-    let hint = "the message may have been accepted: do not send it again before you know";
-    CliError::new(Exit::Interrupted, "interrupted", format!("interrupted while sending {id}"))
-        .hint(hint)
-        .with_fields(fields)
-}
-
 fn rounds_json(said: &[(String, &Record)]) -> Value {
     let round = |(message, record): &(String, &Record)| json!({ "message": message, "reply": record.reply.as_ref().map(|reply| reply.text.clone()) });
     said.iter().map(round).collect()
@@ -253,6 +279,9 @@ fn rounds_json(said: &[(String, &Record)]) -> Value {
 /// Prints a record: the reply, unless it was already shown while it grew, or how far the message got.
 fn report(mut record: Record, rounds: Option<Value>, shown: Option<&str>, ui: &Ui) -> Exit {
     let error = record.error.take();
+    if let Some(warning) = &record.warning {
+        ui.warn(warning);
+    }
     let mut fields = serde_json::to_value(&record).unwrap_or_default();
     if let Some(rounds) = rounds {
         fields["rounds"] = rounds;
@@ -270,7 +299,7 @@ fn report(mut record: Record, rounds: Option<Value>, shown: Option<&str>, ui: &U
         return ui.document_with_error("send", fields, error);
     }
     match record.state {
-        State::Accepted => ui.out(format!("accepted {}", record.id)),
+        State::Accepted if !ui.is_quiet() => ui.out(format!("accepted {}", record.id)),
         State::Fallback => {
             ui.note(format!("{} is unreachable: delivered by instant message", record.to.name));
         }

@@ -3,23 +3,29 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_mesh_gateway::{Agent, Config, EchoAgent, ExecAgent, Gateway, SharedToken, Store};
 use agent_team_mesh::MeshError;
+use agent_team_mesh::archive::Archive;
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::client::protocol::methods::info::GatewayIdentity;
 use agent_team_mesh::device::DeviceKey;
-use agent_team_mesh::private_file;
+use agent_team_mesh::private_file::{self, Lock};
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::duration;
 use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
 use crate::ui::Ui;
+
+mod archived;
+
+use archived::Archived;
 
 /// Be a gateway for an agent of your own: any OpenClaw client can talk to it
 ///
@@ -58,20 +64,46 @@ enum AgentKind {
 pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let agent = agent(&args)?;
     let state = &settings.state_dir.value;
+    let _alone = alone(state)?;
     let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
     let identity =
         GatewayIdentity { device_id: key.id().to_owned(), public_key: key.public_key().to_owned() };
     let (token, kept_in) = token(&args, settings)?;
     let token = SharedToken::new(token.expose().trim()).map_err(|e| CliError::usage(e.to_string()))?;
+    let archive = match Archive::open(&settings.mesh(false)?.archive_path()) {
+        Ok(archive) => Some(archive),
+        Err(error) => {
+            ui.warn(format!("what is said here is not archived: {}", chain(&error)));
+            None
+        }
+    };
+    let agent = match &archive {
+        Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
+        None => agent,
+    };
     let mut config = Config::new(args.listen, token, identity, agent);
+    if let Some(archive) = &archive {
+        // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
+        let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);
+        archive.abandon_received(before);
+    }
+    config.timing.run = config.timing.run.max(args.exec_timeout);
+    config.limits.reply_bytes = config.limits.reply_bytes.max(args.exec_max_output);
     config.store = Arc::new(PairingFile(state.join("gateway-devices.json")));
     let gateway = Gateway::bind(config).await.map_err(|error| {
         CliError::new(Exit::Failed, "cannot-serve", chain(&error))
             .hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
     })?;
-    let mut end =
-        signal(SignalKind::terminate()).map_err(|e| CliError::io("cannot listen for signals", &e))?;
+    let listen = |kind| signal(kind).map_err(|e| CliError::io("cannot listen for signals", &e));
+    let (mut end, mut hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
     ui.announce(&format!("listening on ws://{}", gateway.local_addr()));
+    if !gateway.local_addr().ip().is_loopback() {
+        ui.warn(format!(
+            "{} is reached over the network in plain text; and only loopback may approve devices, so `agent-mesh pair` on \
+             this host needs a gateway that listens on 0.0.0.0 or 127.0.0.1",
+            gateway.local_addr()
+        ));
+    }
     if let Some(path) = kept_in {
         ui.note(format!("the owner's token is in {}", path.display()));
     }
@@ -79,11 +111,31 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         .run(async move {
             tokio::select! {
                 _ = end.recv() => {}
+                _ = hangup.recv() => {}
                 _ = tokio::signal::ctrl_c() => {}
             }
         })
         .await;
+    if let Some(archive) = &archive
+        && let Err(error) = archive.settle().await
+    {
+        ui.warn(format!("the last words may not be archived: {}", chain(&error)));
+    }
     Ok(Exit::Done)
+}
+
+/// The approved devices have one master: a second `serve` on the same folder would bring back what the first revoked.
+fn alone(state: &Path) -> Result<Lock, CliError> {
+    let path = state.join("gateway-devices.json");
+    let lock = private_file::try_lock(&path).map_err(MeshError::from)?;
+    lock.ok_or_else(|| {
+        CliError::new(
+            Exit::Busy,
+            "already-serving",
+            format!("another agent-mesh serve uses {}", state.display()),
+        )
+        .hint("--state-dir gives each one a folder of its own")
+    })
 }
 
 fn agent(args: &ServeArgs) -> Result<Arc<dyn Agent>, CliError> {
@@ -116,7 +168,7 @@ fn token(args: &ServeArgs, settings: &Settings) -> Result<(Secret, Option<PathBu
     }
     // Two version 4 UUIDs: 244 random bits.
     let token = Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
-    private_file::write(&path, token.expose().as_bytes()).map_err(MeshError::from)?;
+    private_file::create(&path, token.expose().as_bytes()).map_err(MeshError::from)?;
     Ok((token, Some(path)))
 }
 

@@ -75,7 +75,7 @@ fn read_token(prefix: &str) -> Result<Secret, CliError> {
     if stdin.is_terminal() {
         let token = crate::prompt::without_echo(&format!("token for {prefix}: "))
             .map_err(|e| CliError::io("cannot read the token", &e))?;
-        return Ok(token);
+        return token.ok_or_else(CliError::interrupted);
     }
     let mut text = String::new();
     stdin

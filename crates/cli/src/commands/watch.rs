@@ -1,9 +1,11 @@
 //! Somebody watches a message on its way: progress on stderr, the reply on stdout as it grows.
 
 use agent_team_mesh::progress::{Observer, Progress};
+use agent_team_mesh::record::{State, To};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::error::{CliError, Exit};
 use crate::text;
 use crate::ui::{Line, Ui, style};
 
@@ -16,6 +18,7 @@ pub struct Watch<'a> {
     several: bool,
     rounds: Vec<Value>,
     asked: String,
+    under_way: Option<(String, State)>,
 }
 
 impl<'a> Watch<'a> {
@@ -37,6 +40,7 @@ impl<'a> Watch<'a> {
             several: false,
             rounds: Vec::new(),
             asked: String::new(),
+            under_way: None,
         }
     }
 
@@ -52,9 +56,22 @@ impl<'a> Watch<'a> {
         Some(self.shown)
     }
 
-    /// The rounds that ended.
-    pub fn rounds(&self) -> &[Value] {
-        &self.rounds
+    /// What to say when Ctrl-C ends the watching: the message itself may go on.
+    pub fn interrupted(self, to: &To) -> CliError {
+        let (rounds, under_way) = (self.rounds.clone(), self.under_way.clone());
+        self.finish();
+        let mut fields = json!({ "to": to });
+        if !rounds.is_empty() {
+            fields["rounds"] = rounds.into();
+        }
+        let Some((id, state)) = under_way else {
+            return CliError::interrupted().with_fields(fields);
+        };
+        fields["id"] = id.clone().into();
+        fields["state"] = state.name().into();
+        let message = format!("interrupted: the message to {} is {} ({id})", to.name, state.name());
+        let hint = format!("agent-mesh wait {id} tells what becomes of it; do not send it again");
+        CliError::new(Exit::Interrupted, "interrupted", message).hint(hint).with_fields(fields)
     }
 
     fn say(&self, what: String) {
@@ -65,8 +82,14 @@ impl<'a> Watch<'a> {
 impl Observer for Watch<'_> {
     fn progress(&mut self, step: Progress<'_>) {
         match step {
+            Progress::Begun { id } => self.under_way = Some((id.to_owned(), State::Sending)),
             Progress::Reached => self.say(format!("reached {}", self.name)),
-            Progress::Accepted => self.say(format!("{} accepted it", self.name)),
+            Progress::Accepted => {
+                if let Some((_, state)) = &mut self.under_way {
+                    *state = State::Accepted;
+                }
+                self.say(format!("{} accepted it", self.name));
+            }
             Progress::Phase(phase) => self.say(format!("{}: {}", self.name, text::one_line(phase))),
             // A route may hear more than was asked for.
             Progress::Text(_) | Progress::Rewrite(_) if !self.wants_text() => {}
@@ -87,6 +110,7 @@ impl Observer for Watch<'_> {
                 self.say(format!("round {number} with {}", self.name));
             }
             Progress::RoundDone(record) => {
+                self.under_way = None;
                 let reply = record.reply.as_ref().map(|reply| reply.text.clone());
                 if let Some(reply) = &reply {
                     self.spinner.suspend(|| {

@@ -12,6 +12,7 @@ use agent_team_mesh::private_file::PrivateFileError;
 use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
 use agent_team_mesh::secrets::SecretsError;
+use agent_team_mesh::sync::{Broken, SyncError};
 
 use super::{CliError, Exit, chain};
 
@@ -97,7 +98,21 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::NoSuchMessage { .. } => {
             Meaning(Exit::Usage, "no-such-message", hint("agent-mesh log lists messages and their ids"))
         }
+        MeshError::Expired { .. } => Meaning(
+            Exit::Failed,
+            "expired",
+            hint("agent-mesh outbox retry <id> puts it back, if it is still worth saying"),
+        ),
+        MeshError::StillQueued { .. } => Meaning(
+            Exit::NoReply,
+            "still-queued",
+            hint("agent-mesh outbox flush tries it now; agent-mesh outbox run keeps trying"),
+        ),
+        MeshError::NotInOutbox { id, .. } => {
+            Meaning(Exit::Usage, "not-in-outbox", hint(format!("agent-mesh log show {id} tells its life")))
+        }
         MeshError::Ended { .. } => Meaning(Exit::Failed, "ended", hint("agent-mesh log show <id> tells how")),
+        MeshError::Sync(error) => sync(error),
         MeshError::OwnTokenMissing { searched } => Meaning(
             Exit::Auth,
             "own-token-missing",
@@ -149,6 +164,36 @@ fn registry(error: &RegistryError) -> Meaning {
     }
 }
 
+fn sync(error: &SyncError) -> Meaning {
+    match error {
+        SyncError::NoSources => Meaning(
+            Exit::Usage,
+            "sync-no-source",
+            hint("name one with --from, or as [[sync]] in config.toml"),
+        ),
+        SyncError::FeatureAbsent { feature } => Meaning(
+            Exit::Usage,
+            "feature-absent",
+            hint(format!("released binaries have it; else build with --features {feature}")),
+        ),
+        SyncError::Bearer { .. } => Meaning(Exit::Usage, "sync-bearer", None),
+        SyncError::File(error) => file(error),
+        SyncError::Empty { .. } => Meaning(
+            Exit::Policy,
+            "sync-source-empty",
+            hint("the registry is as it was; --allow-empty if nobody is meant"),
+        ),
+        SyncError::Broken { source: Broken::Status(401 | 403), .. } => Meaning(
+            Exit::Policy,
+            "sync-source-broken",
+            hint(
+                "the registry is as it was; a token for the source goes into a file: bearer-file under [[sync]]",
+            ),
+        ),
+        _ => Meaning(Exit::Policy, "sync-source-broken", hint("the registry is as it was")),
+    }
+}
+
 fn archive(error: &ArchiveError) -> Meaning {
     match error {
         ArchiveError::TooNew { .. } => {
@@ -170,6 +215,7 @@ fn archive(error: &ArchiveError) -> Meaning {
         ArchiveError::Locked { .. } => {
             Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
         }
+        ArchiveError::Taken => Meaning(Exit::Busy, "taken", hint("agent-mesh log shows what becomes of it")),
         ArchiveError::Full { .. } => Meaning(Exit::Failed, "disk-full", hint("make room, then send again")),
         ArchiveError::File(error) => file(error),
         _ => Meaning(Exit::Failed, "archive", None),
@@ -225,6 +271,9 @@ fn device(error: &DeviceKeyError) -> Meaning {
 
 fn file(error: &PrivateFileError) -> Meaning {
     match error {
+        PrivateFileError::Locked { .. } => {
+            Meaning(Exit::Busy, "locked", hint("another agent-mesh is at work or stuck: try again"))
+        }
         PrivateFileError::WideMode { fix, .. } => Meaning(Exit::Policy, "unsafe-file", hint(fix)),
         PrivateFileError::Symlink { .. }
         | PrivateFileError::NotAFile { .. }
@@ -331,6 +380,7 @@ fn refused(to: &To, shape: &ErrorShape) -> Meaning {
             Meaning(Exit::Auth, "invite-invalid", hint(format!("ask {} for a new one", to.name)))
         }
         Fault::TokenMissing => Meaning(Exit::Auth, "no-credential", hint(get_a_token(to))),
+        Fault::Auth(_) => Meaning(Exit::Auth, "refused", None),
         Fault::DeviceAuth(_) => {
             Meaning(Exit::Auth, "device-refused", hint("does the clock of one of the hosts go wrong?"))
         }

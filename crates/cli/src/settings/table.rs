@@ -154,6 +154,24 @@ pub const PRIVATE_NAMES: About = About {
     meaning: "`1` allows plain `ws://` to DNS names that lead to private addresses. Private addresses, loopback, \
               `.local` and `*.ts.net` need nothing; a public host needs `wss://` or `--insecure`.",
 };
+pub const QUEUE: About = About {
+    name: "queue",
+    in_file: true,
+    flag: Some("--queue"),
+    env: "MESH_QUEUE",
+    default: "`0`",
+    meaning: "`1` makes every `send` keep its message in the outbox while the teammate cannot be reached.",
+};
+pub const SYNC: About = About {
+    name: "sync",
+    in_file: true,
+    flag: Some("--from"),
+    env: "MESH_SYNC_FROM",
+    default: "none",
+    meaning: "Where `sync` gets the team's list from ([sync.md](sync.md)). The variable names one source; in the file \
+              each is a table, in the order that decides between them: `[[sync]]` with `from = \"https://…\"` and, if \
+              it wants a token, `bearer-file = \"PATH\"` (0600).",
+};
 pub const JSON: About = About {
     name: "json",
     in_file: false,
@@ -205,6 +223,8 @@ impl Settings {
             self.row(&TIMEOUT, &self.timeout, |value| time(*value)),
             self.row(&CONNECT_TIMEOUT, &self.connect_timeout, |value| time(*value)),
             self.row(&PRIVATE_NAMES, &self.private_names, |value| Some(value.to_string())),
+            self.row(&QUEUE, &self.queue, |value| Some(value.to_string())),
+            self.row(&SYNC, &self.sync, |value| super::sync::show(value)),
             self.row(&JSON, &self.json, |value| Some(value.to_string())),
             self.row(&NO_COLOR, &self.no_color, |value| Some(value.to_string())),
         ])

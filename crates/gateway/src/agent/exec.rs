@@ -1,25 +1,32 @@
 //! An agent that is a command: the message on its standard input, the reply on its standard output.
 
 use std::ffi::OsString;
+use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use super::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
 
-/// A failing command's last words are reported up to so many bytes.
+/// A failing command's last words are logged up to so many bytes.
 const STDERR_TAIL: usize = 2048;
-/// A child that the command left behind may hold its output open for so long.
+/// What the command left behind in a group of its own may hold its output open for so long.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
 /// Runs a command for each message.
 ///
 /// The command finds `MESH_SESSION`, `MESH_FROM` (the sender's device id, or `owner`) and `MESH_RUN_ID` in its
-/// environment. It runs in a process group of its own, which is killed when the turn ends early.
+/// environment. It runs in a process group of its own, which is killed when the turn ends, however it ends; a process
+/// that has left the group (`setsid`) survives.
+///
+/// The sender of a message is told that the command failed and its exit status. What it wrote to its standard error is
+/// logged here, because it may name files, hosts and secrets of ours.
 #[derive(Debug, Clone)]
 pub struct ExecAgent {
     /// The program.
@@ -47,23 +54,20 @@ impl ExecAgent {
 impl Agent for ExecAgent {
     fn reply(&self, turn: Turn, deltas: Deltas) -> ReplyFuture<'_> {
         Box::pin(async move {
-            let (child, group) = self.start(&turn)?;
+            let running = self.start(&turn)?;
             let cancel = turn.cancel.clone();
-            let result = tokio::select! {
-                result = timeout(self.timeout, self.talk(child, &turn.message, &deltas)) => {
+            tokio::select! {
+                result = timeout(self.timeout, self.talk(running, &turn, &deltas)) => {
                     result.unwrap_or(Err(AgentFailure::TimedOut))
                 }
                 () = cancel.cancelled() => Err(AgentFailure::Cancelled),
-            };
-            // Whatever the command started and left behind goes with it, on every way out.
-            drop(group);
-            result
+            }
         })
     }
 }
 
 impl ExecAgent {
-    fn start(&self, turn: &Turn) -> Result<(Child, Group), AgentFailure> {
+    fn start(&self, turn: &Turn) -> Result<Running, AgentFailure> {
         let child = Command::new(&self.command)
             .args(&self.args)
             // The gateway's own secrets are none of the command's business, nor of whoever reads its reply.
@@ -78,14 +82,17 @@ impl ExecAgent {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| {
-                AgentFailure::failed(format!("cannot run {}: {e}", self.command.to_string_lossy()))
+            .map_err(|error| {
+                let command = self.command.display();
+                tracing::error!(%error, %command, run = turn.run_id, "the agent's command cannot be started");
+                AgentFailure::failed("the agent's command cannot be started")
             })?;
-        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
-        Ok((child, group))
+        let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Running { leader, child })
     }
 
-    async fn talk(&self, mut child: Child, message: &str, deltas: &Deltas) -> Result<String, AgentFailure> {
+    async fn talk(&self, mut running: Running, turn: &Turn, deltas: &Deltas) -> Result<String, AgentFailure> {
+        let child = &mut running.child;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -95,20 +102,74 @@ impl ExecAgent {
         let mut complaint = Vec::new();
         let mut streams = Box::pin(async {
             let rest = async {
-                tokio::join!(tail(stderr, &mut complaint), feed(stdin, message));
+                tokio::join!(tail(stderr, &mut complaint), feed(stdin, &turn.message));
                 Ok(())
             };
             tokio::try_join!(reply.read(stdout, self.max_output, deltas), rest).map(drop)
         });
         // A command is over when its process is, even if something it left behind keeps a pipe open.
         let (status, read) = tokio::select! {
-            read = &mut streams => { read?; (child.wait().await, Ok(())) }
-            status = child.wait() => (status, timeout(OUTPUT_GRACE, &mut streams).await.unwrap_or(Ok(()))),
+            read = &mut streams => { read?; (running.end().await, Ok(())) }
+            status = running.end() => (status, timeout(OUTPUT_GRACE, &mut streams).await.unwrap_or(Ok(()))),
         };
         drop(streams);
         read?;
-        let status = status.map_err(|e| AgentFailure::failed(format!("cannot wait for the command: {e}")))?;
-        if status.success() { Ok(reply.finish()) } else { Err(failed(status, &complaint)) }
+        let status = status.map_err(|error| {
+            tracing::error!(%error, run = turn.run_id, "cannot wait for the agent's command");
+            AgentFailure::failed("the agent's command was lost")
+        })?;
+        if status.success() {
+            return Ok(reply.finish());
+        }
+        let stderr = String::from_utf8_lossy(&complaint);
+        tracing::warn!(%status, stderr = stderr.trim(), run = turn.run_id, "the agent's command failed");
+        Err(AgentFailure::failed(format!("the agent's command failed ({status})")))
+    }
+}
+
+/// A command with its process group, which is killed while its leader has not been waited for, and never after: only so
+/// long is its id certain to be no other's.
+#[derive(Debug)]
+struct Running {
+    leader: Option<Pid>,
+    child: Child,
+}
+
+impl Running {
+    /// Waits for the leader's end, kills what it left behind in its group, and only then reaps it.
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Some(leader) = self.leader {
+            ended(leader).await?;
+        }
+        self.kill_group();
+        self.child.wait().await
+    }
+
+    fn kill_group(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            // Its leader is at least a zombie, so there is such a group; an error leaves nothing to do.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Before the child, which may be reaped as soon as it is dropped.
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
+/// Waits for a child's end without reaping it, which `Child::wait` would.
+async fn ended(child: Pid) -> io::Result<()> {
+    // Before the first look: an end in between must not be missed.
+    let mut signals = signal(SignalKind::child())?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    loop {
+        if retry_on_intr(|| waitid(WaitId::Pid(child), options))?.is_some() {
+            return Ok(());
+        }
+        signals.recv().await;
     }
 }
 
@@ -196,27 +257,6 @@ async fn tail(mut stderr: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
     }
 }
 
-fn failed(status: ExitStatus, complaint: &[u8]) -> AgentFailure {
-    let words = String::from_utf8_lossy(complaint);
-    match words.trim() {
-        "" => AgentFailure::failed(format!("the command failed ({status})")),
-        words => AgentFailure::failed(format!("the command failed ({status}): {words}")),
-    }
-}
-
-/// A process group that is killed when dropped.
-#[derive(Debug)]
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            // No such group: everything has ended by itself.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_util::sync::CancellationToken;
@@ -265,14 +305,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_command_is_reported_with_its_last_words() {
-        assert_eq!(
-            words(run(&sh("echo out; echo oops >&2; exit 3"), "").await),
-            "the command failed (exit status: 3): oops"
-        );
-        let long = words(run(&sh("yes | head -c 100000 >&2; echo end >&2; exit 1"), "").await);
-        assert!(long.ends_with("end") && long.len() < STDERR_TAIL + 100);
-        assert!(words(run(&ExecAgent::new("/no/such/command", []), "").await).contains("cannot run"));
+    async fn a_failing_command_tells_the_sender_its_status_and_no_more() {
+        let script = "echo out; echo \"cannot open $HOME/secret\" >&2; exit 3";
+        assert_eq!(words(run(&sh(script), "").await), "the agent's command failed (exit status: 3)");
+        let chatty = sh("yes | head -c 100000 >&2; exit 1");
+        assert_eq!(words(run(&chatty, "").await), "the agent's command failed (exit status: 1)");
+        let missing = ExecAgent::new("/no/such/command", []);
+        assert_eq!(words(run(&missing, "").await), "the agent's command cannot be started");
+    }
+
+    #[tokio::test]
+    async fn the_group_is_killed_before_its_leader_is_reaped() {
+        let mut running = sh("sleep 1000 & exit 7").start(&turn("")).unwrap();
+        let leader = running.leader.unwrap();
+        ended(leader).await.unwrap();
+        let is_there = || rustix::process::test_kill_process_group(leader).is_ok();
+        assert!(is_there(), "a zombie keeps its id");
+        assert_eq!(running.end().await.unwrap().code(), Some(7));
+        assert_eq!(running.leader, None, "nobody signals this id from now on");
+        while is_there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[tokio::test]

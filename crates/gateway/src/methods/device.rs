@@ -7,6 +7,7 @@ use openclaw_protocol::ErrorShape;
 use openclaw_protocol::event::PairResolved;
 use openclaw_protocol::methods::device::{PairApprove, PairReject, PairRemove};
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, Call, Step};
 use crate::shared::{Shared, lock, now, now_ms};
@@ -27,20 +28,20 @@ pub(super) fn list(shared: &Shared) -> Value {
 
 /// Lets a device in, and answers when that is durable.
 pub(super) fn approve(call: &Call<'_>) -> Step {
-    let approved = call.params().and_then(|params: PairApprove| {
+    try_approve(call).unwrap_or_else(|error| Step::Now(Err(error)))
+}
+
+fn try_approve(call: &Call<'_>) -> Result<Step, ErrorShape> {
+    let params: PairApprove = call.params()?;
+    let permit = call.permit()?;
+    let (device_id, row) = {
         let mut pairing = lock(&call.shared.pairing);
         let device = pairing.approve(&params.request_id, &call.conn.granted, now())?;
-        Ok((params.request_id, device.claim.device_id.clone(), device.row()))
-    });
-    let (request_id, device_id, row) = match approved {
-        Ok(approved) => approved,
-        Err(error) => return Step::Now(Err(error)),
+        (device.claim.device_id.clone(), device.row())
     };
-    let shared = Arc::clone(call.shared);
-    Step::Later(Box::pin(async move {
-        shared.save().await.map_err(|error| not_saved(&error))?;
-        resolved(&shared, &request_id, &device_id, "approved");
-        Ok(json!({ "requestId": request_id, "device": row }))
+    Ok(once_saved(call, permit, move |shared| {
+        resolved(shared, &params.request_id, &device_id, "approved");
+        json!({ "requestId": params.request_id, "device": row })
     }))
 }
 
@@ -54,20 +55,32 @@ pub(super) fn reject(call: &Call<'_>) -> Answer {
 
 /// Forgets a device: it is out at once, and answers when that is durable.
 pub(super) fn remove(call: &Call<'_>) -> Step {
-    let removed = call.params().and_then(|params: PairRemove| {
-        lock(&call.shared.pairing).remove(&params.device_id)?;
-        Ok(params.device_id)
-    });
-    let device_id = match removed {
-        Ok(device_id) => device_id,
-        Err(error) => return Step::Now(Err(error)),
-    };
-    lock(&call.shared.peers).close_device(&device_id);
+    try_remove(call).unwrap_or_else(|error| Step::Now(Err(error)))
+}
+
+fn try_remove(call: &Call<'_>) -> Result<Step, ErrorShape> {
+    let params: PairRemove = call.params()?;
+    let permit = call.permit()?;
+    lock(&call.shared.pairing).remove(&params.device_id)?;
+    lock(&call.shared.peers).close_device(&params.device_id);
+    Ok(once_saved(call, permit, move |_| json!({ "deviceId": params.device_id })))
+}
+
+/// Answers when the device list is durable.
+fn once_saved<F>(call: &Call<'_>, permit: OwnedSemaphorePermit, answer: F) -> Step
+where
+    F: FnOnce(&Shared) -> Value + Send + 'static,
+{
     let shared = Arc::clone(call.shared);
-    Step::Later(Box::pin(async move {
+    // In a task of its own: a caller that leaves must not cancel what holds already, or a restart would undo it.
+    let task = call.shared.tasks.spawn(async move {
         shared.save().await.map_err(|error| not_saved(&error))?;
-        Ok(json!({ "deviceId": device_id }))
-    }))
+        Ok(answer(&shared))
+    });
+    Step::Later(
+        permit,
+        Box::pin(async move { task.await.unwrap_or_else(|error| Err(not_saved(&io::Error::other(error)))) }),
+    )
 }
 
 fn resolved(shared: &Shared, request_id: &str, device_id: &str, decision: &str) {

@@ -1,5 +1,6 @@
 //! What a client may call, and who may call it.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,10 +8,10 @@ use std::sync::Arc;
 use openclaw_protocol::ErrorShape;
 use openclaw_protocol::frame::{Frame, FrameError, Request, encode_response};
 use openclaw_protocol::methods::{SCOPE_ADMIN, SCOPE_PAIRING, SCOPE_READ, SCOPE_WRITE};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::peers::Conn;
 use crate::shared::Shared;
@@ -31,8 +32,9 @@ type Answer = Result<Value, ErrorShape>;
 enum Step {
     /// At once.
     Now(Answer),
-    /// When something has happened.
-    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    /// When something has happened. The permit was taken before anything was changed: a request that is refused because
+    /// too many wait has done nothing.
+    Later(OwnedSemaphorePermit, Pin<Box<dyn Future<Output = Answer> + Send>>),
     /// It has been answered already.
     Answered,
 }
@@ -42,12 +44,18 @@ struct Call<'a> {
     shared: &'a Arc<Shared>,
     conn: &'a Arc<Conn>,
     request: &'a Request<'a>,
+    waiting: &'a Arc<Semaphore>,
 }
+
+/// Longest request id, in characters: it is kept until the answer.
+const MAX_ID: usize = 512;
+/// So many characters of an error's words are sent.
+const MAX_WORDS: usize = 512;
 
 type Handler = fn(&Call<'_>) -> Step;
 
 /// Every method: its name, the scope it needs, what it does. The hello lists exactly these.
-const METHODS: [(&str, Option<&str>, Handler); 19] = [
+const METHODS: [(&str, Option<&str>, Handler); 17] = [
     ("health", None, |call| Step::Now(Ok(info::health(call.shared)))),
     ("status", Some(SCOPE_READ), |call| Step::Now(info::status(call.shared))),
     ("system-presence", Some(SCOPE_READ), |call| Step::Now(Ok(info::presence(call.shared)))),
@@ -65,16 +73,11 @@ const METHODS: [(&str, Option<&str>, Handler); 19] = [
     ("device.pair.approve", Some(SCOPE_PAIRING), device::approve),
     ("device.pair.reject", Some(SCOPE_PAIRING), |call| Step::Now(device::reject(call))),
     ("device.pair.remove", Some(SCOPE_PAIRING), device::remove),
-    ("connect", None, |_| Step::Now(Err(ErrorShape::invalid("connect is only valid as the first request")))),
-    ("", Some(SCOPE_ADMIN), |call| {
-        Step::Now(Err(ErrorShape::invalid(format!("unknown method: {}", call.request.method))))
-    }),
 ];
 
 /// The names that the hello lists.
 pub(crate) fn names() -> Vec<String> {
-    let listed = METHODS.iter().map(|(name, ..)| *name).filter(|name| !matches!(*name, "" | "connect"));
-    listed.map(str::to_owned).collect()
+    METHODS.iter().map(|(name, ..)| (*name).to_owned()).collect()
 }
 
 /// Takes the requests of one connection.
@@ -100,26 +103,29 @@ impl Desk {
             Err(error) => return self.invalid(text, &error.to_string()),
             Ok(_) => return self.invalid(text, "not a request"),
         };
-        let call = Call { shared: &self.shared, conn: &self.conn, request: &request };
+        if request.id.chars().count() > MAX_ID {
+            return self.invalid("{}", "at /id: must NOT have more than 512 characters");
+        }
+        let call = Call { shared: &self.shared, conn: &self.conn, request: &request, waiting: &self.waiting };
         match dispatch(&call) {
             Step::Now(answer) => reply(&self.conn, &request.id, &answer),
-            Step::Later(answer) => self.later(request.id.into_owned(), answer),
+            Step::Later(permit, answer) => self.later(request.id.into_owned(), permit, answer),
             Step::Answered => {}
         }
     }
 
     fn invalid(&self, text: &str, why: &str) {
-        let id = serde_json::from_str::<Value>(text).ok();
-        let id = id.as_ref().and_then(|frame| frame.get("id")).and_then(Value::as_str);
-        let error = ErrorShape::invalid(format!("invalid request frame: {why}"));
-        reply(&self.conn, id.filter(|id| !id.is_empty()).unwrap_or("invalid"), &Err(error));
+        let id = id_of(text).filter(|id| !id.is_empty() && id.chars().count() <= MAX_ID);
+        let error = ErrorShape::invalid(format!("invalid request frame: {}", beginning(why)));
+        reply(&self.conn, id.as_deref().unwrap_or("invalid"), &Err(error));
     }
 
-    fn later(&self, id: String, answer: Pin<Box<dyn Future<Output = Answer> + Send>>) {
-        let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else {
-            let error = ErrorShape::unavailable("too many requests are waiting", "too-many-requests", 1000);
-            return reply(&self.conn, &id, &Err(error));
-        };
+    fn later(
+        &self,
+        id: String,
+        permit: OwnedSemaphorePermit,
+        answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    ) {
         let (conn, stop) = (Arc::clone(&self.conn), self.shared.stop.clone());
         self.shared.tasks.spawn(async move {
             tokio::select! {
@@ -135,12 +141,37 @@ impl Desk {
 /// Checks the scope before anything else of a request is looked at.
 fn dispatch(call: &Call<'_>) -> Step {
     let name = &*call.request.method;
-    let known = METHODS.iter().find(|(method, ..)| *method == name).or(METHODS.last());
-    let Some((_, scope, handler)) = known else { return Step::Answered };
+    let known = METHODS.iter().find(|(method, ..)| *method == name);
+    let Some((_, scope, handler)) = known else { return Step::Now(Err(unknown(call))) };
     match scope.filter(|scope| !call.conn.granted.allows(scope)) {
         Some(missing) => Step::Now(Err(ErrorShape::missing_scope(missing))),
         None => handler(call),
     }
+}
+
+/// What is no method. As at the real gateway, only an admin learns that it is none.
+fn unknown(call: &Call<'_>) -> ErrorShape {
+    match &*call.request.method {
+        "connect" => ErrorShape::invalid("connect is only valid as the first request"),
+        _ if !call.conn.granted.allows(SCOPE_ADMIN) => ErrorShape::missing_scope(SCOPE_ADMIN),
+        name => ErrorShape::invalid(format!("unknown method: {}", beginning(name))),
+    }
+}
+
+/// The id of a frame that is otherwise wrong. Nothing but the id is kept: as a tree, such a frame would take twelve
+/// times its size, and it may have 25 MiB.
+fn id_of(text: &str) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Id<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    serde_json::from_str::<Id<'_>>(text).ok().map(|frame| frame.id)
+}
+
+/// Errors quote what they complain about: that can be as long as a frame.
+fn beginning(text: &str) -> &str {
+    text.char_indices().nth(MAX_WORDS).map_or(text, |(end, _)| &text[..end])
 }
 
 fn reply(conn: &Conn, id: &str, answer: &Answer) {
@@ -152,6 +183,13 @@ fn reply(conn: &Conn, id: &str, answer: &Answer) {
 }
 
 impl Call<'_> {
+    /// For a request that has to wait: taken before it changes anything.
+    fn permit(&self) -> Result<OwnedSemaphorePermit, ErrorShape> {
+        Arc::clone(self.waiting)
+            .try_acquire_owned()
+            .map_err(|_| ErrorShape::unavailable("too many requests are waiting", "too-many-requests", 1000))
+    }
+
     /// The parameters; absent ones are an empty object.
     fn params<P: DeserializeOwned>(&self) -> Result<P, ErrorShape> {
         let text = self.request.params.map_or("{}", |raw| raw.get());
@@ -160,7 +198,8 @@ impl Call<'_> {
 
     /// In the words of the real gateway, as far as they are for machines.
     fn invalid(&self, why: &dyn std::fmt::Display) -> ErrorShape {
-        ErrorShape::invalid(format!("invalid {} params: {why}", self.request.method))
+        let why = why.to_string();
+        ErrorShape::invalid(format!("invalid {} params: {}", self.request.method, beginning(&why)))
     }
 }
 
@@ -175,10 +214,36 @@ mod tests {
 
     #[test]
     fn the_hello_lists_what_there_is() {
-        let names = names();
-        assert_eq!(names.len(), METHODS.len() - 2);
-        assert!(names.iter().any(|name| name == "agent") && !names.iter().any(|name| name == "connect"));
-        let unique: std::collections::HashSet<_> = names.iter().collect();
-        assert_eq!(unique.len(), names.len());
+        let listed = [
+            "health",
+            "status",
+            "system-presence",
+            "gateway.identity.get",
+            "agents.list",
+            "agent.identity.get",
+            "agent",
+            "agent.wait",
+            "chat.send",
+            "chat.history",
+            "chat.abort",
+            "sessions.list",
+            "sessions.messages.subscribe",
+            "device.pair.list",
+            "device.pair.approve",
+            "device.pair.reject",
+            "device.pair.remove",
+        ];
+        assert_eq!(names(), listed);
+    }
+
+    #[test]
+    fn only_the_id_of_a_wrong_frame_is_read() {
+        // A tree of it could not even be built: serde_json stops at a depth of 128.
+        let deep = format!(r#"{{"id":"7","x":{}{}}}"#, "[".repeat(1000), "]".repeat(1000));
+        assert_eq!(id_of(&deep).as_deref(), Some("7"));
+        assert!(matches!(id_of(r#"{"x":1,"id":"7"}"#), Some(Cow::Borrowed("7"))));
+        for none in ["{}", "[]", r#"{"id":7}"#, r#"{"id":null}"#, "7"] {
+            assert_eq!(id_of(none), None, "{none}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Devices: who waits for approval, who is in.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::config::Limits;
+use crate::seats::network;
 use crate::secret::DeviceToken;
 
 mod stored;
@@ -69,6 +72,11 @@ impl Claim {
         self
     }
 
+    /// The address by which it is counted.
+    fn network(&self) -> Option<IpAddr> {
+        self.remote_ip.parse().ok().map(network)
+    }
+
     /// Whether a human who saw `self` would also have approved `other`.
     fn asks_the_same(&self, other: &Self) -> bool {
         self.scopes == other.scopes
@@ -80,7 +88,10 @@ impl Claim {
 /// A device that was approved.
 #[derive(Debug, Clone)]
 pub(crate) struct Device {
+    /// What a human approved. Its name stays: whoever could change it could hide from a `revoke` by name.
     pub(crate) claim: Claim,
+    /// The name it gave itself when it connected last, if that is another.
+    claimed_name: Option<String>,
     pub(crate) token: DeviceToken,
     pub(crate) token_at_ms: i64,
     approved_via: String,
@@ -114,7 +125,7 @@ impl Device {
             "role": "operator", "roles": ["operator"], "scopes": claim.scopes,
             "remoteIp": claim.remote_ip, "approvedVia": self.approved_via,
             "createdAtMs": self.created_at_ms, "approvedAtMs": self.approved_at_ms,
-            "lastSeenAtMs": self.last_seen_at_ms,
+            "lastSeenAtMs": self.last_seen_at_ms, "claimedDisplayName": self.claimed_name,
             "tokens": [{ "role": "operator", "scopes": claim.scopes, "createdAtMs": self.token_at_ms }],
         });
         drop_nulls(&mut row);
@@ -159,14 +170,20 @@ fn drop_nulls(row: &mut Value) {
 #[derive(Debug, Default)]
 pub(crate) struct Pairing {
     paired: BTreeMap<String, Device>,
+    /// Oldest first.
     pending: Vec<Pending>,
     max_pending: usize,
+    max_pending_per_ip: usize,
 }
 
 impl Pairing {
     /// A gateway that knows nobody yet.
-    pub(crate) fn new(max_pending: usize) -> Self {
-        Self { max_pending, ..Self::default() }
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            max_pending: limits.pending_devices,
+            max_pending_per_ip: limits.pending_devices_per_ip,
+            ..Self::default()
+        }
     }
 
     /// An approved device.
@@ -178,7 +195,8 @@ impl Pairing {
     pub(crate) fn seen(&mut self, claim: &Claim, now: Now) {
         if let Some(device) = self.paired.get_mut(&claim.device_id) {
             device.last_seen_at_ms = Some(now.ms);
-            device.claim.display_name.clone_from(&claim.display_name);
+            let claimed = claim.display_name.clone();
+            device.claimed_name = claimed.filter(|name| device.claim.display_name.as_ref() != Some(name));
         }
     }
 
@@ -193,7 +211,7 @@ impl Pairing {
         if let Some(outdated) = mine {
             self.pending.remove(outdated);
         }
-        if self.pending.len() >= self.max_pending {
+        if !self.make_room(claim) {
             return Err(ErrorShape::unavailable(
                 "too many pairing requests are waiting",
                 "pairing-full",
@@ -209,6 +227,19 @@ impl Pairing {
         };
         self.pending.push(pending.clone());
         Ok((pending, true))
+    }
+
+    /// One address cannot fill the queue for the others: beyond its share its newest request replaces its oldest.
+    fn make_room(&mut self, claim: &Claim) -> bool {
+        let network = claim.network();
+        let is_mine = |pending: &Pending| pending.claim.network() == network;
+        let mine = self.pending.iter().filter(|pending| is_mine(pending)).count();
+        let is_full = self.pending.len() >= self.max_pending;
+        if is_full || mine >= self.max_pending_per_ip {
+            let Some(oldest) = self.pending.iter().position(is_mine) else { return false };
+            self.pending.remove(oldest);
+        }
+        true
     }
 
     /// Lets a device in. The approver must hold every scope that he gives.
@@ -263,6 +294,7 @@ impl Pairing {
             created_at_ms: before.as_ref().map_or(now.ms, |device| device.created_at_ms),
             approved_at_ms: now.ms,
             last_seen_at_ms: before.and_then(|device| device.last_seen_at_ms),
+            claimed_name: None,
             claim,
         };
         Ok(self.paired.entry(device.claim.device_id.clone()).or_insert(device))
@@ -325,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_device_reuses_its_request_until_it_expires_or_asks_for_more() {
-        let (mut pairing, start) = (Pairing::new(8), now());
+        let (mut pairing, start) = (Pairing::new(&Limits::default()), now());
         let read = claim("a", &[SCOPE_READ]);
         let (first, new) = pairing.request(&read, start).unwrap();
         assert!(new);
@@ -343,7 +375,7 @@ mod tests {
 
     #[test]
     fn nobody_gives_what_he_does_not_have() {
-        let mut pairing = Pairing::new(8);
+        let mut pairing = Pairing::new(&Limits::default());
         let (request, _) = pairing.request(&claim("a", &[SCOPE_READ, SCOPE_WRITE]), now()).unwrap();
         let weak = Granted { scopes: vec!["operator.pairing".into()], ..Granted::default() };
         let refused = pairing.approve(&request.request_id, &weak, now()).unwrap_err();
@@ -359,7 +391,7 @@ mod tests {
 
     #[test]
     fn an_admin_device_has_only_messaging_from_remote() {
-        let mut pairing = Pairing::new(8);
+        let mut pairing = Pairing::new(&Limits::default());
         assert!(pairing.approve_silently(claim("a", &["operator.admin"]), now()).unwrap());
         let device = pairing.device("a").unwrap();
         assert!(device.allows("operator.pairing", true) && device.allows(SCOPE_WRITE, false));
@@ -368,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_silent_upgrade_makes_the_old_token_worthless() {
-        let mut pairing = Pairing::new(8);
+        let mut pairing = Pairing::new(&Limits::default());
         let mut silently = |scope: &str| {
             let changed = pairing.approve_silently(claim("a", &[scope]), now()).unwrap();
             (changed, pairing.device("a").unwrap().clone())
@@ -383,14 +415,43 @@ mod tests {
 
     #[test]
     fn the_queue_of_requests_is_bounded() {
-        let mut pairing = Pairing::new(1);
-        pairing.request(&claim("a", &[]), now()).unwrap();
-        assert_eq!(pairing.request(&claim("b", &[]), now()).unwrap_err().code, "UNAVAILABLE");
+        let limits = Limits { pending_devices: 3, pending_devices_per_ip: 2, ..Limits::default() };
+        let mut pairing = Pairing::new(&limits);
+        let mut ask = |ip: &str, id: &str| {
+            let claim = Claim { remote_ip: ip.into(), ..claim(id, &[]) };
+            let filed = pairing.request(&claim, now()).map(drop).map_err(|error| error.code);
+            let waiting: Vec<_> = pairing.pending.iter().map(|p| p.claim.device_id.clone()).collect();
+            (filed, waiting.concat())
+        };
+        // One holder of the token with 64 keys made everybody else's request fail.
+        for id in ["a", "b", "c"] {
+            ask("10.0.0.2", id).0.unwrap();
+        }
+        assert_eq!(ask("10.0.0.3", "d"), (Ok(()), "bcd".into()), "the newest two of one address");
+        assert_eq!(ask("10.0.0.4", "e"), (Err("UNAVAILABLE".into()), "bcd".into()));
+        assert_eq!(ask("10.0.0.3", "f"), (Ok(()), "bcf".into()), "a full queue takes one for one");
+    }
+
+    #[test]
+    fn a_device_keeps_the_name_that_it_was_approved_under() {
+        let mut pairing = Pairing::new(&Limits::default());
+        let (request, _) = pairing.request(&claim("a", &[SCOPE_READ]), now()).unwrap();
+        pairing.approve(&request.request_id, &owner(), now()).unwrap();
+        let mut connect_as = |name: Option<&str>| {
+            let claim = Claim { display_name: name.map(str::to_owned), ..claim("a", &[SCOPE_READ]) };
+            pairing.seen(&claim, now());
+            let row = Pairing::from_bytes(&pairing.to_bytes().unwrap(), &Limits::default()).unwrap();
+            let row = row.device("a").unwrap().row();
+            (row["displayName"].clone(), row["claimedDisplayName"].clone())
+        };
+        assert_eq!(connect_as(Some("bob")), (json!("alice"), json!("bob")));
+        assert_eq!(connect_as(Some("alice")), (json!("alice"), Value::Null));
+        assert_eq!(connect_as(None), (json!("alice"), Value::Null));
     }
 
     #[test]
     fn the_platform_is_pinned_and_a_family_once_given() {
-        let mut pairing = Pairing::new(8);
+        let mut pairing = Pairing::new(&Limits::default());
         pairing.approve_silently(claim("a", &[]), now()).unwrap();
         let with = |platform: &str, family: Option<&str>| Claim {
             platform: platform.into(),
@@ -407,13 +468,13 @@ mod tests {
 
     #[test]
     fn devices_survive_the_store_and_rows_show_no_token() {
-        let mut pairing = Pairing::new(8);
+        let mut pairing = Pairing::new(&Limits::default());
         let (request, _) = pairing.request(&claim("a", &[SCOPE_READ]), now()).unwrap();
         let token = pairing.approve(&request.request_id, &owner(), now()).unwrap().token.clone();
-        let restored = Pairing::from_bytes(&pairing.to_bytes().unwrap(), 8).unwrap();
+        let restored = Pairing::from_bytes(&pairing.to_bytes().unwrap(), &Limits::default()).unwrap();
         let device = restored.device("a").unwrap();
         assert!(device.token.is(token.expose()));
         assert!(!device.row().to_string().contains(token.expose()));
-        assert!(Pairing::from_bytes(br#"{"version":2,"devices":[]}"#, 8).is_err());
+        assert!(Pairing::from_bytes(br#"{"version":2,"devices":[]}"#, &Limits::default()).is_err());
     }
 }

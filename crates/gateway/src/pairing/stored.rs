@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, Device, Pairing};
+use crate::config::Limits;
 use crate::secret::DeviceToken;
 
 /// The document in the store.
@@ -19,6 +20,8 @@ struct StoredDevice {
     claim: Claim,
     token: String,
     token_at_ms: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claimed_display_name: Option<String>,
     approved_via: String,
     created_at_ms: i64,
     approved_at_ms: i64,
@@ -28,7 +31,7 @@ struct StoredDevice {
 
 impl Pairing {
     /// Reads what [`Pairing::to_bytes`] wrote.
-    pub(crate) fn from_bytes(bytes: &[u8], max_pending: usize) -> Result<Self, serde_json::Error> {
+    pub(crate) fn from_bytes(bytes: &[u8], limits: &Limits) -> Result<Self, serde_json::Error> {
         let stored: Stored = serde_json::from_slice(bytes)?;
         if stored.version != 1 {
             let message = format!("unknown version {} of the device list", stored.version);
@@ -38,7 +41,7 @@ impl Pairing {
             let id = device.claim.device_id.clone();
             (id, Device::from(device))
         });
-        Ok(Self { paired: devices.collect(), pending: Vec::new(), max_pending })
+        Ok(Self { paired: devices.collect(), ..Self::new(limits) })
     }
 
     /// The approved devices as the store keeps them. Requests are not kept: their devices will ask again.
@@ -52,6 +55,7 @@ impl From<StoredDevice> for Device {
     fn from(stored: StoredDevice) -> Self {
         Self {
             claim: stored.claim,
+            claimed_name: stored.claimed_display_name,
             token: DeviceToken::from_store(stored.token),
             token_at_ms: stored.token_at_ms,
             approved_via: stored.approved_via,
@@ -66,6 +70,7 @@ impl From<&Device> for StoredDevice {
     fn from(device: &Device) -> Self {
         Self {
             claim: device.claim.clone(),
+            claimed_display_name: device.claimed_name.clone(),
             token: device.token.expose().to_owned(),
             token_at_ms: device.token_at_ms,
             approved_via: device.approved_via.clone(),

@@ -1,6 +1,7 @@
 //! The table of who gets which rights.
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::*;
 
@@ -97,7 +98,7 @@ async fn a_paired_remote_device_gets_messaging_and_no_more() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn wrong_and_missing_credentials_are_told_apart() {
     let gateway = Fixture::echo().await;
     let token = pair(&gateway, 1, &RW).await;
@@ -176,6 +177,27 @@ async fn ten_failures_lock_a_remote_address_out_for_five_minutes() {
             "loopback is exempt"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn guesses_from_loopback_are_answered_later_and_later() {
+    let gateway = Fixture::echo().await;
+    let timed = async |hello: &Hello, from: &str| {
+        let start = Instant::now();
+        let answer = gateway.try_connect(hello, from).await;
+        (answer["ok"] == true, start.elapsed().as_millis())
+    };
+    let wrong = Hello::token("wrong");
+    for (i, delay) in [250, 500, 1000, 2000, 4000, 5000, 5000].into_iter().enumerate() {
+        // All of 127.0.0.0/8 is one.
+        let (good, took) = timed(&wrong, &format!("127.0.0.{i}:1")).await;
+        assert!(!good && (delay..delay + 50).contains(&took), "{i}: {took}");
+    }
+    let guess = async || timed(&wrong, LOCAL).await;
+    let right = async || timed(&Hello::token(TOKEN), LOCAL).await;
+    let ((_, late), (good, soon)) = tokio::join!(guess(), right());
+    assert!(good && soon < 50 && late >= 5000, "the owner is not kept waiting: {soon}");
+    assert!(timed(&wrong, BOB).await.1 < 50, "the lockout is for remote addresses");
 }
 
 #[tokio::test]

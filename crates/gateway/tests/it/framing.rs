@@ -104,6 +104,55 @@ async fn an_authenticated_client_may_send_as_much_as_announced() {
     assert_eq!(client.close().await.0, 1009);
 }
 
+/// 20 sockets that may call nothing but `health` held 521 MB with a frame each that never ended.
+#[tokio::test]
+async fn who_may_not_start_runs_has_nothing_large_to_say() {
+    let gateway = Fixture::echo().await;
+    let hello = Hello::token(TOKEN);
+    for (hello, from) in [(hello.clone(), BOB), (hello.scopes(&["operator.read", "operator.pairing"]), LOCAL)]
+    {
+        let mut client = gateway.dial(from).await;
+        let answer = client.connect(&hello).await;
+        assert_eq!(answer["payload"]["policy"]["maxPayload"], 256 * 1024);
+        let padded = |size| format!(r#"{{"type":"req","id":"1","method":"health"{}}}"#, " ".repeat(size));
+        client.send_text(&padded(256 * 1024 - 50)).await;
+        assert_eq!(client.answer("1").await["ok"], true);
+        client.send_text(&padded(256 * 1024)).await;
+        assert_eq!(client.close().await.0, 1009);
+    }
+}
+
+#[tokio::test]
+async fn large_messages_share_a_budget() {
+    let gateway =
+        Fixture::start(Arc::new(EchoAgent::new()), |config| config.limits.in_flight_bytes = 500_000).await;
+    let (mut one, mut two) = (gateway.owner().await, gateway.owner().await);
+    let (_, done) = one.turn("a", &"x".repeat(400_000), "k").await;
+    assert_eq!(done["ok"], true);
+    two.send_text(&"x".repeat(600_000)).await;
+    assert_eq!(two.close().await.0, 1013);
+}
+
+#[tokio::test]
+async fn the_id_of_a_frame_is_found_without_building_a_tree_and_is_short() {
+    let gateway = Fixture::echo().await;
+    let mut client = gateway.owner().await;
+    let deep = format!(r#"{{"type":"req","id":"8","x":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+    client.send_text(&deep).await;
+    assert_eq!(client.answer("8").await["error"]["code"], "INVALID_REQUEST");
+    for frame in [
+        json!({ "type": "req", "id": "x".repeat(513), "method": "health" }),
+        json!({ "id": "x".repeat(513) }),
+    ] {
+        client.send(&frame).await;
+        assert_eq!(client.answer("invalid").await["error"]["code"], "INVALID_REQUEST");
+    }
+    let error = client.error("agent.wait", json!({ "runId": { "x".repeat(100_000): 1 } })).await;
+    assert!(error["message"].as_str().unwrap().len() < 1000);
+    let error = client.error("agent.wait", json!("x".repeat(100_000))).await;
+    assert!(error["message"].as_str().unwrap().len() < 1000, "errors quote what they complain about");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_never_connects_is_sent_away_after_15_seconds() {
     let gateway = Fixture::echo().await;

@@ -98,6 +98,55 @@ async fn one_address_may_have_32_strangers() {
     gateway.dial(BOB).await;
 }
 
+/// 300 idle sockets of one address used up the file descriptors: they were counted from the upgrade on only.
+#[tokio::test]
+async fn idle_sockets_of_one_network_are_counted_before_they_say_anything() {
+    let gateway = Fixture::start(std::sync::Arc::new(agent_mesh_gateway::EchoAgent::new()), |config| {
+        config.limits.unauthenticated_per_ip = 2;
+    })
+    .await;
+    let from = |i: u32| format!("[2001:db8::{i}]:1");
+    let idle: Vec<_> = (0..3).map(|i| gateway.stream(&from(i))).collect();
+    tokio::task::yield_now().await;
+    assert_eq!(ask(&gateway, &from(9), "GET /healthz", "").await.0, 200, "health is still told");
+    let upgrade = Client::upgrade(gateway.stream(&from(9))).await.err().unwrap().to_string();
+    assert!(upgrade.contains("503"), "{upgrade}");
+
+    let more: Vec<_> = (3..9).map(|i| gateway.stream(&from(i))).collect();
+    for mut surplus in more.into_iter().skip(1) {
+        let end = surplus.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.unwrap(), 0, "closed at once");
+    }
+    gateway.dial("[2001:db8:0:1::1]:1").await;
+    drop(idle);
+    tokio::task::yield_now().await;
+    gateway.dial(&from(9)).await;
+}
+
+#[tokio::test]
+async fn one_device_and_one_address_may_have_so_many_connections() {
+    let gateway = Fixture::start(std::sync::Arc::new(agent_mesh_gateway::EchoAgent::new()), |config| {
+        config.limits.connections_per_device = 1;
+        config.limits.connections_per_ip = 2;
+    })
+    .await;
+    let refused = |answer: serde_json::Value| {
+        answer["error"]["code"] == "UNAVAILABLE" && answer["error"]["retryable"] == true
+    };
+    let mine = Hello::token(TOKEN).device(1);
+    let first = gateway.client(&mine, LOCAL).await;
+    assert!(refused(gateway.try_connect(&mine, LOCAL).await));
+    gateway.client(&Hello::token(TOKEN).device(2), LOCAL).await;
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let _again = gateway.client(&mine, LOCAL).await;
+
+    let nobody = Hello::token(TOKEN);
+    let _two = (gateway.client(&nobody, BOB).await, gateway.client(&nobody, BOB).await);
+    assert!(refused(gateway.try_connect(&nobody, BOB).await));
+    gateway.client(&nobody, CAROL).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_header_that_does_not_end_is_not_waited_for() {
     let gateway = Fixture::echo().await;

@@ -39,6 +39,12 @@ async fn a_shutdown_lets_runs_finish_and_refuses_new_ones() {
     assert_eq!(refused["details"]["reason"], "gateway-restarting");
     let upgrade = Client::upgrade(gateway.stream(BOB)).await.err().unwrap().to_string();
     assert!(upgrade.contains("503"), "{upgrade}");
+    let mut probe = gateway.stream(BOB);
+    let request = b"GET /readyz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut probe, request).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut probe, &mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
 
     held.finish.send(Ok("finished".into())).unwrap();
     let done = client.answer(&run).await;

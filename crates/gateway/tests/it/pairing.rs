@@ -149,3 +149,101 @@ async fn what_cannot_be_saved_is_not_promised() {
     let error = gateway.owner().await.error("device.pair.approve", json!({ "requestId": id })).await;
     assert_eq!(error["code"], "UNAVAILABLE");
 }
+
+#[tokio::test]
+async fn a_removal_that_has_to_wait_and_may_not_changes_nothing() {
+    let gateway =
+        Fixture::start(Arc::new(EchoAgent::new()), |config| config.limits.waiting_requests = 1).await;
+    gateway.try_connect(&Hello::token(TOKEN).device(1).client("cli", "cli"), LOCAL).await;
+    let asked = request_id(&gateway.try_connect(&Hello::token(TOKEN).device(2), BOB).await);
+    let mut owner = gateway.owner().await;
+    owner.request("agent.wait", json!({ "runId": "unknown" })).await;
+    for (method, params) in [
+        ("device.pair.remove", json!({ "deviceId": device_id(1) })),
+        ("device.pair.approve", json!({ "requestId": asked })),
+    ] {
+        let error = owner.error(method, params).await;
+        assert_eq!((&error["code"], &error["retryable"]), (&json!("UNAVAILABLE"), &json!(true)), "{method}");
+    }
+    let listed = owner.ok("device.pair.list", json!({})).await;
+    assert_eq!(listed["paired"][0]["deviceId"], device_id(1));
+    assert_eq!(listed["pending"][0]["requestId"], asked);
+}
+
+/// A disk that takes its time.
+#[derive(Default)]
+struct Slow {
+    saved: std::sync::Mutex<Vec<u8>>,
+    goes_on: std::sync::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+}
+
+impl Store for Slow {
+    fn load(&self) -> std::io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+    fn save(&self, bytes: &[u8]) -> std::io::Result<()> {
+        if let Some(goes_on) = self.goes_on.lock().unwrap().take() {
+            goes_on.recv().unwrap();
+        }
+        *self.saved.lock().unwrap() = bytes.to_vec();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_approval_is_saved_though_the_approver_has_left() {
+    let store = Arc::new(Slow::default());
+    let config_store = Arc::clone(&store);
+    let mut gateway = Fixture::start(Arc::new(EchoAgent::new()), |config| config.store = config_store).await;
+    let mut ids = Vec::new();
+    for seed in [1, 2] {
+        ids.push(request_id(&gateway.try_connect(&Hello::token(TOKEN).device(seed), BOB).await));
+    }
+    let (go_on, wait) = std::sync::mpsc::channel();
+    *store.goes_on.lock().unwrap() = Some(wait);
+    // The first approval is being written, the second waits for it when its approver goes.
+    let (mut stays, mut leaves) = (gateway.owner().await, gateway.owner().await);
+    let first = stays.request("device.pair.approve", json!({ "requestId": ids[0] })).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    leaves.request("device.pair.approve", json!({ "requestId": ids[1] })).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    drop(leaves);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    // What the first write holds was made before: only the second can hold both.
+    go_on.send(()).unwrap();
+    assert_eq!(stays.answer(&first).await["ok"], true);
+    gateway.stop();
+    gateway.running.await.unwrap();
+    let saved = String::from_utf8(store.saved.lock().unwrap().clone()).unwrap();
+    assert!([1, 2].iter().all(|&seed| saved.contains(&device_id(seed))), "{saved}");
+}
+
+#[tokio::test]
+async fn a_device_is_listed_under_the_name_it_was_approved_under() {
+    let gateway = Fixture::echo().await;
+    let hello = Hello::token(TOKEN).device(1);
+    let id = request_id(&gateway.try_connect(&hello, BOB).await);
+    let mut owner = gateway.owner().await;
+    owner.ok("device.pair.approve", json!({ "requestId": id })).await;
+    let renamed = hello.spoil(|params| params["client"]["displayName"] = json!("somebody else"));
+    gateway.client(&renamed, BOB).await;
+    let row = owner.ok("device.pair.list", json!({})).await["paired"][0].clone();
+    assert_eq!(
+        (&row["displayName"], &row["claimedDisplayName"]),
+        (&json!("test Some(1)"), &json!("somebody else"))
+    );
+}
+
+/// 64 keys behind one address made every other request fail with `pairing-full`.
+#[tokio::test]
+async fn one_address_cannot_fill_the_queue_for_others() {
+    let gateway = Fixture::echo().await;
+    for seed in 1..=64 {
+        request_id(&gateway.try_connect(&Hello::token(TOKEN).device(seed), BOB).await);
+    }
+    request_id(&gateway.try_connect(&Hello::token(TOKEN).device(65), CAROL).await);
+    let pending = gateway.owner().await.ok("device.pair.list", json!({})).await["pending"].clone();
+    let ids: Vec<_> = pending.as_array().unwrap().iter().map(|row| row["deviceId"].clone()).collect();
+    let expected: Vec<_> = (57..=65).map(|seed| json!(device_id(seed))).collect();
+    assert_eq!(ids, expected);
+}

@@ -53,13 +53,98 @@ async fn a_known_key_is_never_run_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finished_run_is_forgotten_after_five_minutes() {
-    let gateway = Fixture::echo().await;
-    gateway.owner().await.turn("a", "one", "k").await;
+async fn a_forgotten_run_is_answered_from_the_history_or_not_at_all() {
+    let gateway = Fixture::start(Arc::new(Moody), |config| config.limits.rows_per_session = 3).await;
+    let mut client = gateway.owner().await;
+    client.turn("a", "one", "k1").await;
+    client.turn("a", "fail", "k2").await;
+    tokio::time::advance(Duration::from_secs(300)).await;
+    // Reconnected: the old connection was not read for so long.
+    let mut client = gateway.owner().await;
+    let told = client.call("agent", agent("a", "k1")).await;
+    assert_eq!((reply(&told), &told["payload"]["status"]), ("one", &json!("ok")));
+    let error = client.error("agent", agent("a", "k2")).await;
+    assert_eq!(
+        (&error["code"], &error["details"]["reason"]),
+        (&json!("INVALID_REQUEST"), &json!("run-over")),
+        "never a second turn"
+    );
+    let (accepted, _) = client.turn("a", "more", "k3").await;
+    assert_eq!(accepted["payload"]["status"], "accepted");
+    let (again, _) = client.turn("a", "one", "k1").await;
+    assert_eq!(again["payload"]["status"], "accepted", "its row is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_chat_is_acknowledged_from_the_history() {
+    let gateway = Fixture::start(Arc::new(Moody), |_| {}).await;
+    let mut client = gateway.owner().await;
+    let send = |message: &str| json!({ "sessionKey": "a", "message": message, "idempotencyKey": "k" });
+    client.ok("chat.send", send("hi")).await;
+    client.ok("agent.wait", json!({ "runId": "k" })).await;
     tokio::time::advance(Duration::from_secs(300)).await;
     let mut client = gateway.owner().await;
-    let (accepted, done) = client.turn("a", "two", "k").await;
-    assert_eq!((&accepted["payload"]["status"], reply(&done)), (&json!("accepted"), "echo: two"));
+    assert_eq!(client.ok("chat.send", send("hi")).await, json!({ "runId": "k", "status": "ok" }));
+    assert_eq!(client.error("chat.send", send("other")).await["details"]["reason"], "chat-request-conflict");
+}
+
+/// Any peer could send another's key and was given the reply.
+#[tokio::test(start_paused = true)]
+async fn a_key_belongs_to_the_device_that_used_it() {
+    let gateway = Fixture::echo().await;
+    let peer = |seed| Hello::token(TOKEN).device(seed);
+    let conflict = async |method: &str| {
+        let mut thief = gateway.client(&peer(2), LOCAL).await;
+        let error = thief.error(method, agent("a", "k")).await;
+        assert_eq!(error["code"], "INVALID_REQUEST");
+        assert_eq!(error["details"]["reason"], "chat-request-conflict", "{method}");
+    };
+    let mut mine = gateway.client(&peer(1), LOCAL).await;
+    mine.turn("a", "message k", "k").await;
+    mine.ok("chat.send", agent("a", "k")).await;
+    let row = mine.ok("chat.history", json!({ "sessionKey": "a" })).await["messages"][0].clone();
+    assert_eq!(row["__openclaw"]["deviceId"], device_id(1));
+    conflict("agent").await;
+    conflict("chat.send").await;
+    tokio::time::advance(Duration::from_secs(300)).await;
+    conflict("agent").await;
+    conflict("chat.send").await;
+    let mut mine = gateway.client(&peer(1), LOCAL).await;
+    assert_eq!(reply(&mine.call("agent", agent("a", "k")).await), "echo: message k");
+}
+
+/// With all eight slots taken by one peer, the accepted run of another waited for the end of one of them.
+#[tokio::test]
+async fn one_device_leaves_slots_to_others() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let mut greedy = gateway.client(&Hello::token(TOKEN).device(1), LOCAL).await;
+    for i in 0..20 {
+        greedy.ok("agent", agent(&format!("s{i}"), &format!("k{i}"))).await;
+    }
+    let mut running = Vec::new();
+    for _ in 0..6 {
+        running.push(turns.recv().await.unwrap());
+    }
+    gateway.owner().await.ok("agent", agent("mine", "mine")).await;
+    assert_eq!(turns.recv().await.unwrap().turn.run_id, "mine");
+    assert!(turns.try_recv().is_err());
+}
+
+/// A reply larger than the default bound failed, and one larger than the write buffer ended the connection.
+#[tokio::test]
+async fn a_raised_reply_limit_holds_everywhere() {
+    let gateway = Fixture::start(Arc::new(Moody), |config| {
+        config.limits.reply_bytes = 20_000_000;
+        (config.limits.buffered_bytes, config.limits.payload) = (100_000, 100_000);
+        (config.limits.cached_bytes, config.limits.session_bytes) = (1_000_000, 1_000_000);
+    })
+    .await;
+    let mut client = gateway.client(&Hello::token(TOKEN).scoped(), LOCAL).await;
+    let (_, done) = client.turn("a", "9 MB", "k").await;
+    assert_eq!(reply(&done).len(), 9_000_000);
+    let again = client.call("agent", agent("a", "k")).await;
+    assert_eq!(reply(&again).len(), 9_000_000, "remembered, too");
 }
 
 #[tokio::test]
@@ -106,6 +191,7 @@ impl Agent for Moody {
                 "fail" => Err(AgentFailure::failed("no luck")),
                 "silence" => Ok(" \n".to_owned()),
                 "panic" => panic!("the agent's own fault"),
+                "9 MB" => Ok("x".repeat(9_000_000)),
                 "huge" => Ok("x".repeat(2000)),
                 "slow" => std::future::pending().await,
                 other => Ok(other.to_owned()),
@@ -251,6 +337,14 @@ async fn bad_parameters_are_refused_and_run_nothing() {
         ("agent", json!({ "message": "x", "idempotencyKey": "k", "sessionKey": "x".repeat(513) })),
         ("agent", json!({ "message": "x", "idempotencyKey": "k", "agentId": "nope" })),
         ("agent", json!({ "message": "x", "idempotencyKey": "k", "attachments": [{}] })),
+        (
+            "agent",
+            json!({
+                "message": "x", "idempotencyKey": "k",
+                "inputProvenance": { "kind": "inter_session", "sourceSessionKey": "x".repeat(257) },
+            }),
+        ),
+        ("agent.wait", json!({ "runId": "x".repeat(513) })),
         ("chat.send", json!({ "sessionKey": "a", "message": " ", "idempotencyKey": "k" })),
         ("chat.send", json!({ "sessionKey": "a", "message": "a\u{0}b", "idempotencyKey": "k" })),
         ("chat.send", json!({ "sessionKey": "", "message": "x", "idempotencyKey": "k" })),

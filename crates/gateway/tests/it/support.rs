@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-pub const TOKEN: &str = "the-owner-token";
+pub const TOKEN: &str = "the-owner-token-0123456789";
 pub const LOCAL: &str = "127.0.0.1:50000";
 pub const BOB: &str = "10.0.0.2:50000";
 pub const CAROL: &str = "10.0.0.3:50000";

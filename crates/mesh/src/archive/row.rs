@@ -1,8 +1,9 @@
 //! Messages and events, in and out of the tables.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{Archive, ArchiveError, Committed, search};
 use crate::record::{Receipt, Record, Reply, State, To};
@@ -30,8 +31,10 @@ impl Direction {
 /// A message that is about to live.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
-    /// Its id, a UUID; also the first run id.
+    /// Its id, a UUID.
     pub id: String,
+    /// The run id of the first attempt: the id, for what we send.
+    pub run_id: String,
     /// Which way it goes.
     pub direction: Direction,
     /// The other side.
@@ -48,6 +51,8 @@ pub struct NewMessage {
     pub header: String,
     /// Where its life begins.
     pub state: State,
+    /// For the outbox: when it is too late to send it.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A step in a message's life.
@@ -56,13 +61,15 @@ pub struct NewMessage {
 pub enum Step {
     /// A connection to the peer's gateway stands.
     Reached {
-        /// The gateway process.
+        /// The gateway process, if the message goes to it now: the one it went to before is not forgotten for another.
         boot_id: Option<String>,
     },
     /// The request is about to leave under this run id. From here on it may have arrived.
     Sending {
         /// The run id of this attempt.
         run_id: String,
+        /// The gateway process it goes to.
+        boot_id: Option<String>,
     },
     /// The gateway confirmed the run.
     Accepted,
@@ -113,36 +120,26 @@ pub struct Stored {
     pub run_id: String,
     /// What went wrong, in a sentence.
     pub failure: Option<String>,
+    /// When it is too late to send it, for one that was given to the outbox.
+    pub expires_at: Option<Timestamp>,
+    /// When the outbox looks after it next; none if it is done with it.
+    pub next_try_at: Option<Timestamp>,
+    /// How often the outbox tried.
+    pub tries: u32,
     /// What stood before it on the wire.
     #[serde(skip)]
     pub header: String,
     /// The gateway process that the last attempt went to.
     #[serde(skip)]
     pub boot_id: Option<String>,
-    /// When the last attempt may have left.
+    /// When the last attempt may have left; none if it certainly did not.
     #[serde(skip)]
     pub sent_at: Option<Timestamp>,
+    /// Until when a worker of the outbox has it.
+    #[serde(skip)]
+    pub lease_until: Option<Timestamp>,
     #[serde(skip)]
     seq: i64,
-}
-
-/// Which messages.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this peer.
-    pub peer: Option<String>,
-    /// Not older than this.
-    pub since: Option<Timestamp>,
-    /// In this state.
-    pub state: Option<State>,
-    /// On this topic.
-    pub thread: Option<String>,
-    /// With these words in message or reply.
-    pub search: Option<String>,
-    /// Only those that came after this one.
-    pub after: Option<i64>,
-    /// At most so many, the newest.
-    pub limit: Option<u32>,
 }
 
 impl Stored {
@@ -153,7 +150,7 @@ impl Stored {
     }
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
@@ -166,11 +163,47 @@ impl Archive {
         self.write(move |db| insert(db, &message)).await
     }
 
+    /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
+    /// senders' to choose. Gives the id; it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub async fn receive(&self, mut message: NewMessage) -> Result<String, ArchiveError> {
+        self.ask(move |db| {
+            let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
+            if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
+                message.id = Uuid::now_v7().to_string();
+            }
+            insert(db, &message)?;
+            Ok(message.id)
+        })
+        .await
+    }
+
+    /// Ends the life of what came to us before this time and was never answered: its gateway died in the middle of it.
+    pub fn abandon_received(&self, before: Timestamp) -> Committed {
+        self.write(move |db| {
+            let at = now();
+            let sql = "UPDATE messages SET state = 'failed', finished_at = ?2, error = 'the gateway ended before it'
+                WHERE state = 'accepted' AND direction = 'in' AND created_at < ?1 RETURNING seq";
+            let mut statement = db.prepare_cached(sql)?;
+            let ended = statement.query_map([before.as_millisecond(), at], |row| row.get(0))?;
+            for seq in ended.collect::<Result<Vec<i64>, _>>()? {
+                event(db, seq, at, State::Failed.name(), Some("the gateway ended before it"))?;
+            }
+            Ok(())
+        })
+    }
+
     /// Notes a step. What comes back completes when it is on the disk; steps of no great weight need not be awaited.
     pub fn note(&self, id: &str, step: Step) -> Committed {
-        let id = id.to_owned();
-        let at = now();
-        self.write(move |db| apply(db, &id, at, &step))
+        self.note_as(None, id, step)
+    }
+
+    /// Notes a step on behalf of who holds this lease. Refused when it is not held any more.
+    pub(crate) fn note_as(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
+        let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
+        self.write(move |db| apply(db, &id, lease.as_deref(), at, &step))
     }
 
     /// A message by its id, or a beginning of it that fits only one.
@@ -211,32 +244,15 @@ impl Archive {
         .await
     }
 
-    /// The messages that fit, newest last.
-    ///
-    /// # Errors
-    /// When the archive cannot be read.
-    pub async fn list(&self, filter: Filter) -> Result<Vec<Stored>, ArchiveError> {
-        self.read(move |db| {
-            let (sql, values) = select(&filter);
-            let mut rows = db
-                .prepare(&sql)?
-                .query_map(params_from_iter(values), stored)?
-                .collect::<Result<Vec<_>, _>>()?;
-            rows.reverse();
-            Ok(rows)
-        })
-        .await
-    }
-
     /// Forgets messages whose life ended before this time; says how many.
     ///
     /// # Errors
     /// When the archive cannot be written.
     pub async fn prune(&self, before: Timestamp) -> Result<usize, ArchiveError> {
         let before = before.as_millisecond();
-        let old = "created_at < ?1 AND state NOT IN ('queued', 'sending', 'accepted', 'held')";
-        let (count_to, count) = std::sync::mpsc::channel();
-        self.write(move |db| {
+        let old = "created_at < ?1 AND next_try_at IS NULL
+            AND state NOT IN ('queued', 'sending', 'accepted', 'held')";
+        self.ask(move |db| {
             db.execute(
                 &format!("DELETE FROM search WHERE rowid IN (SELECT seq FROM messages WHERE {old})"),
                 [before],
@@ -245,11 +261,9 @@ impl Archive {
                 &format!("DELETE FROM events WHERE message IN (SELECT seq FROM messages WHERE {old})"),
                 [before],
             )?;
-            let _ = count_to.send(db.execute(&format!("DELETE FROM messages WHERE {old}"), [before])?);
-            Ok(())
+            db.execute(&format!("DELETE FROM messages WHERE {old}"), [before])
         })
-        .await?;
-        Ok(count.recv().unwrap_or_default())
+        .await
     }
 }
 
@@ -257,7 +271,8 @@ fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> 
     let at = now();
     db.prepare_cached(
         "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,
-            created_at, sent_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?1, ?12, ?12)",
+            created_at, accepted_at, expires_at, next_try_at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
         message.id,
@@ -271,16 +286,27 @@ fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> 
         message.header,
         i64::try_from(message.text.len()).unwrap_or(i64::MAX),
         message.state.name(),
+        message.run_id,
         at,
+        (message.state == State::Accepted).then_some(at),
+        message.expires_at.map(Timestamp::as_millisecond),
+        message.expires_at.map(|_| at),
     ])?;
     let seq = db.last_insert_rowid();
     index(db, seq, &message.text, None)?;
     event(db, seq, at, message.state.name(), None)
 }
 
-fn apply(db: &Connection, id: &str, at: i64, step: &Step) -> Result<(), rusqlite::Error> {
-    let seq: i64 =
-        db.prepare_cached("SELECT seq FROM messages WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+fn apply(
+    db: &Connection,
+    id: &str,
+    lease: Option<&str>,
+    at: i64,
+    step: &Step,
+) -> Result<(), rusqlite::Error> {
+    let seq: i64 = db
+        .prepare_cached("SELECT seq FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)")?
+        .query_row(params![id, lease], |row| row.get(0))?;
     let update = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values);
     match step {
         Step::Reached { boot_id } => {
@@ -290,12 +316,17 @@ fn apply(db: &Connection, id: &str, at: i64, step: &Step) -> Result<(), rusqlite
             )?;
             event(db, seq, at, "reached", boot_id.as_deref())
         }
-        Step::Sending { run_id } => {
+        Step::Sending { run_id, boot_id } => {
+            // The life of what is sent at once begins with this word.
+            let sql = "SELECT state = 'sending' AND sent_at IS NULL FROM messages WHERE seq = ?1";
+            let said: bool = db.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?;
+            // A confirmation counts for its own attempt only.
             update(
-                "UPDATE messages SET sent_at = ?2, run_id = ?3, state = 'sending' WHERE seq = ?1",
-                &[&seq, &at, run_id],
+                "UPDATE messages SET sent_at = ?2, boot_id = ?4, state = 'sending',
+                    accepted_at = CASE WHEN run_id = ?3 THEN accepted_at END, run_id = ?3 WHERE seq = ?1",
+                &[&seq, &at, run_id, boot_id],
             )?;
-            event(db, seq, at, "sending", Some(run_id))
+            if said { Ok(()) } else { event(db, seq, at, "sending", Some(run_id)) }
         }
         Step::Accepted => {
             update(
@@ -308,7 +339,8 @@ fn apply(db: &Connection, id: &str, at: i64, step: &Step) -> Result<(), rusqlite
         Step::Lost(how) => event(db, seq, at, "lost", Some(how)),
         Step::Finished { state, reply, error } => {
             update(
-                "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, error = ?5 WHERE seq = ?1",
+                "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, error = ?5,
+                    next_try_at = NULL, lease_owner = NULL, lease_until = NULL WHERE seq = ?1",
                 &[&seq, &at, &state.name(), reply, error],
             )?;
             if let Some(reply) = reply {
@@ -327,7 +359,7 @@ fn index(db: &Connection, seq: i64, text: &str, reply: Option<&str>) -> Result<(
     db.prepare_cached(sql)?.execute(params![seq, words]).map(drop)
 }
 
-fn event(
+pub(super) fn event(
     db: &Connection,
     seq: i64,
     at: i64,
@@ -338,10 +370,11 @@ fn event(
     db.prepare_cached(sql)?.execute(params![seq, at, step, detail]).map(drop)
 }
 
-const COLUMNS: &str = "seq, id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id, \
-    boot_id, created_at, sent_at, reached_at, accepted_at, finished_at, reply, error";
+pub(super) const COLUMNS: &str = "seq, id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id, \
+    boot_id, created_at, sent_at, reached_at, accepted_at, finished_at, reply, error, \
+    expires_at, next_try_at, tries, lease_until";
 
-fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
+pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
     let time = |name: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(name)?.map(timestamp));
     let direction: String = row.get("direction")?;
     let via: String = row.get("via")?;
@@ -366,6 +399,7 @@ fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
             finished_at: time("finished_at")?,
         },
         reply: row.get::<_, Option<String>>("reply")?.map(|text| Reply { text }),
+        warning: None,
         error: None,
     };
     Ok(Stored {
@@ -377,6 +411,10 @@ fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
         message: row.get("text")?,
         run_id: row.get("run_id")?,
         failure: row.get("error")?,
+        expires_at: time("expires_at")?,
+        next_try_at: time("next_try_at")?,
+        tries: row.get("tries")?,
+        lease_until: time("lease_until")?,
         header: row.get("header")?,
         boot_id: row.get("boot_id")?,
         sent_at: time("sent_at")?,
@@ -394,35 +432,4 @@ fn via_name(via: Via) -> &'static str {
         Via::Chat => "chat",
         Via::A2a => "a2a",
     }
-}
-
-/// The query of a filter, newest first.
-fn select(filter: &Filter) -> (String, Vec<Value>) {
-    let mut wheres = Vec::new();
-    let mut values: Vec<Value> = Vec::new();
-    let mut add = |clause: &str, value: Value| {
-        values.push(value);
-        wheres.push(clause.replace('?', &format!("?{}", values.len())));
-    };
-    if let Some(words) = &filter.search {
-        add("seq IN (SELECT rowid FROM search WHERE search MATCH ?)", search::query(words).into());
-    }
-    if let Some(peer) = &filter.peer {
-        add("peer = ?", peer.to_lowercase().into());
-    }
-    if let Some(since) = filter.since {
-        add("created_at >= ?", since.as_millisecond().into());
-    }
-    if let Some(state) = filter.state {
-        add("state = ?", state.name().to_owned().into());
-    }
-    if let Some(thread) = &filter.thread {
-        add("thread = ?", thread.clone().into());
-    }
-    if let Some(after) = filter.after {
-        add("seq > ?", after.into());
-    }
-    let wheres = if wheres.is_empty() { "1".to_owned() } else { wheres.join(" AND ") };
-    let limit = filter.limit.map_or(-1, i64::from);
-    (format!("SELECT {COLUMNS} FROM messages WHERE {wheres} ORDER BY seq DESC LIMIT {limit}"), values)
 }

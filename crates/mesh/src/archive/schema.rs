@@ -30,11 +30,19 @@ const STEPS: [&str; 1] = [
         accepted_at INTEGER,
         finished_at INTEGER,
         reply TEXT,
-        error TEXT
+        error TEXT,
+        -- The outbox: when the text is stale, when to look after it next (none: the outbox is done with it), how often
+        -- that was done, and which worker does it now, until when unless it says more.
+        expires_at INTEGER,
+        next_try_at INTEGER,
+        tries INTEGER NOT NULL DEFAULT 0,
+        lease_owner TEXT,
+        lease_until INTEGER
     ) STRICT;
     CREATE INDEX messages_by_peer ON messages (peer, seq);
     CREATE INDEX messages_by_thread ON messages (thread, seq) WHERE thread IS NOT NULL;
     CREATE INDEX messages_by_state ON messages (state, seq);
+    CREATE INDEX outbox ON messages (peer, seq) WHERE next_try_at IS NOT NULL;
     CREATE TABLE events (
         message INTEGER NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
         at INTEGER NOT NULL,
@@ -42,7 +50,7 @@ const STEPS: [&str; 1] = [
         detail TEXT
     ) STRICT;
     CREATE INDEX events_by_message ON events (message);
-    CREATE VIRTUAL TABLE search USING fts5 (words, content = '', contentless_delete = 1);",
+    CREATE VIRTUAL TABLE search USING fts5 (words, content = '', contentless_delete = 1, prefix = '1 2 3');",
 ];
 
 /// Brings the schema up to date, all steps in one transaction.

@@ -21,7 +21,8 @@ pub(super) fn query(text: &str) -> String {
     let quoted = text.split_whitespace().map(|word| {
         let phrase = words(word).replace('"', "\"\"");
         // The last piece of a Latin word may be its beginning only: `depl` finds `deployment`.
-        let open_end = if word.chars().next_back().is_some_and(char::is_alphanumeric) { "*" } else { "" };
+        let last = word.chars().next_back();
+        let open_end = if last.is_some_and(|c| c.is_alphanumeric() && !stands_alone(c)) { "*" } else { "" };
         format!("\"{}\"{open_end}", phrase.trim())
     });
     quoted.collect::<Vec<_>>().join(" ")
@@ -46,6 +47,6 @@ mod tests {
     #[test]
     fn no_query_syntax_gets_through() {
         assert_eq!(query("a OR \"b"), "\"a\"* \"OR\"* \"\"\"b\"*");
-        assert_eq!(query("构建 NEAR("), "\"构  建\"* \"NEAR(\"");
+        assert_eq!(query("构建 NEAR("), "\"构  建\" \"NEAR(\"");
     }
 }

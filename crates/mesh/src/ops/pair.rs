@@ -149,7 +149,8 @@ pub async fn pairings(mesh: &Mesh, deadline: Instant) -> Result<Pairings, MeshEr
     pairings
 }
 
-/// Lets a device in. `wanted` is a request id, a device id or the beginning of one, or a teammate's name.
+/// Lets a device in. `wanted` is a request id, a device id or the beginning of one, or a teammate whose device id
+/// stands in the registry.
 ///
 /// # Errors
 /// When nothing waiting fits, more than one does, or our own gateway refuses.
@@ -188,9 +189,10 @@ pub async fn revoke(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<Pair
     let own = OwnGateway::connect(mesh, deadline).await?;
     let result = async {
         let paired = own.call(&PairList {}, deadline).await?.paired;
-        let name = names(mesh, wanted);
+        let pinned = pinned(mesh, wanted);
+        // To lock somebody out, the name it was approved under is enough.
         let device = one(paired, wanted, |device| {
-            fits(wanted, &name, None, &device.device_id, device.display_name.as_deref())
+            is_device(wanted, &pinned, &device.device_id) || claims(device.display_name.as_deref(), wanted)
         })?;
         own.call(&PairRemove { device_id: device.device_id.clone() }, deadline).await?;
         Ok(device)
@@ -207,42 +209,41 @@ async fn waiting(
     deadline: Instant,
 ) -> Result<PendingDevice, MeshError> {
     let pending = own.call(&PairList {}, deadline).await?.pending;
-    let name = names(mesh, wanted);
-    one(pending, wanted, |device| {
-        fits(wanted, &name, Some(&device.request_id), &device.device_id, device.display_name.as_deref())
-    })
-}
-
-/// What the registry knows of the teammate named, if `wanted` names one.
-struct Named {
-    device_id: Option<String>,
-    email_prefix: Option<String>,
-}
-
-fn names(mesh: &Mesh, wanted: &str) -> Named {
-    let agent = mesh.registry().ok().and_then(|registry| registry.find(wanted).ok());
-    Named {
-        device_id: agent.and_then(|agent| agent.device_id.clone()),
-        email_prefix: agent.map(|agent| agent.email_prefix.to_lowercase()),
+    let pinned = pinned(mesh, wanted);
+    let named = |device: &PendingDevice| claims(device.display_name.as_deref(), wanted);
+    if pinned.is_none() && !pending.iter().any(|device| is_meant(wanted, &pinned, device)) {
+        // A name is the device's own claim, and anybody can make it: it shows candidates, and lets nobody in.
+        let ids: Vec<&str> = pending.iter().filter(|d| named(d)).map(|d| d.request_id.as_str()).collect();
+        if !ids.is_empty() {
+            let what = format!(
+                "a name proves nothing: check the device id with `{wanted}`, then name the request ({})",
+                ids.join(", ")
+            );
+            return Err(MeshError::NoSuchPairing { what });
+        }
     }
+    one(pending, wanted, |device| is_meant(wanted, &pinned, device))
 }
 
-fn fits(
-    wanted: &str,
-    named: &Named,
-    request_id: Option<&str>,
-    device_id: &str,
-    display_name: Option<&str>,
-) -> bool {
-    let claims = |prefix: &str| {
-        let name = display_name.and_then(|name| name.strip_prefix("agent-mesh:")).unwrap_or_default();
-        name.split(' ').next().is_some_and(|claimed| claimed.eq_ignore_ascii_case(prefix))
-    };
-    request_id == Some(wanted)
-        || (wanted.len() >= 8 && device_id.starts_with(&wanted.to_ascii_lowercase()))
-        || named.device_id.as_deref() == Some(device_id)
-        // A name is the device's own claim: it finds the row, and the human who named it decides.
-        || named.email_prefix.as_deref().map_or_else(|| claims(wanted), claims)
+fn is_meant(wanted: &str, pinned: &Option<String>, device: &PendingDevice) -> bool {
+    device.request_id == wanted || is_device(wanted, pinned, &device.device_id)
+}
+
+/// Whether a device id was meant: by its first eight digits or more, or as the one the registry has for a teammate.
+fn is_device(wanted: &str, pinned: &Option<String>, device_id: &str) -> bool {
+    (wanted.len() >= 8 && device_id.starts_with(&wanted.to_ascii_lowercase()))
+        || pinned.as_deref() == Some(device_id)
+}
+
+/// The device id that the registry has for a teammate.
+fn pinned(mesh: &Mesh, wanted: &str) -> Option<String> {
+    mesh.registry().ok()?.find(wanted).ok()?.device_id.clone()
+}
+
+/// Whether a device calls itself so: `agent-mesh:alice (56475aa7)`.
+fn claims(display_name: Option<&str>, wanted: &str) -> bool {
+    let name = display_name.and_then(|name| name.strip_prefix("agent-mesh:")).unwrap_or_default();
+    name.split(' ').next().is_some_and(|claimed| claimed.eq_ignore_ascii_case(wanted))
 }
 
 fn one<T>(rows: Vec<T>, wanted: &str, fits: impl Fn(&T) -> bool) -> Result<T, MeshError> {
@@ -264,17 +265,26 @@ mod tests {
     const ID: &str = "56475aa75463474c0285df5dbf2bcab73da651358839e9b77481b2eab107708c";
 
     #[test]
-    fn a_device_is_found_by_request_id_prefix_or_name() {
-        let nobody = Named { device_id: None, email_prefix: None };
-        let alice = Named { device_id: None, email_prefix: Some("alice".into()) };
-        let shown = Some("agent-mesh:alice (56475aa7)");
-        assert!(fits("req-1", &nobody, Some("req-1"), ID, None));
-        assert!(fits("56475AA7", &nobody, None, ID, None));
-        assert!(!fits("56475a", &nobody, None, ID, None), "fewer than eight digits are no device id");
-        assert!(fits("Alice W", &alice, None, ID, shown));
-        assert!(fits("alice", &nobody, None, ID, shown));
-        assert!(!fits("ali", &nobody, None, ID, shown));
-        assert!(!fits("alice", &nobody, None, ID, Some("alice")), "only our own naming counts");
+    fn a_device_is_meant_by_its_id_or_the_registrys() {
+        let pinned = Some(ID.to_owned());
+        assert!(is_device("56475AA7", &None, ID));
+        assert!(!is_device("56475a", &None, ID), "fewer than eight digits are no device id");
+        assert!(is_device("alice", &pinned, ID));
+        assert!(!is_device("alice", &pinned, &ID.replace('5', "6")));
+    }
+
+    #[test]
+    fn a_claimed_name_never_stands_for_a_request() {
+        let mallory = PendingDevice {
+            request_id: "r1".into(),
+            device_id: ID.replace('5', "6"),
+            display_name: Some("agent-mesh:alice (56475aa7)".into()),
+            ..PendingDevice::default()
+        };
+        assert!(claims(mallory.display_name.as_deref(), "Alice"));
+        assert!(!is_meant("alice", &None, &mallory));
+        assert!(!is_meant("alice", &Some(ID.to_owned()), &mallory));
+        assert!(is_meant("r1", &None, &mallory));
     }
 
     #[test]

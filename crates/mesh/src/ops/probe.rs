@@ -92,7 +92,8 @@ async fn connect(
         Credential::Device(_) => Some(mesh.device()?),
         _ => None,
     };
-    let access = Access::peer(credential, mesh.display_name()?);
+    let name = if device.is_some() { mesh.display_name()? } else { mesh.bare_name()? };
+    let access = Access::peer(credential, name);
     let signer = device.map(|key| key as _);
     challenged.authenticate(access, signer, deadline, trace).await.map_err(failed)
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::archive::{Archive, Direction, NewMessage};
 use crate::error::MeshError;
+use crate::fallback::ImFallback;
 use crate::mesh::Mesh;
 use crate::message::{self, SizeNote};
 use crate::peer::{Peer, SessionChoice, session_key};
@@ -211,17 +212,7 @@ pub(crate) async fn send_planned(
     line: &mut Option<Client>,
     observer: &mut dyn Observer,
 ) -> Record {
-    let new = NewMessage {
-        id: plan.id.clone(),
-        direction: Direction::Out,
-        peer: plan.to.clone(),
-        via: plan.via,
-        session: plan.session.clone(),
-        thread: request.session.thread.clone(),
-        header: plan.message.strip_suffix(&request.message).unwrap_or_default().to_owned(),
-        text: request.message.clone(),
-        state: State::Sending,
-    };
+    let new = new_message(&plan, request, State::Sending, None);
     let mut message = Outgoing {
         to: plan.to,
         run_id: plan.id.clone(),
@@ -232,11 +223,13 @@ pub(crate) async fn send_planned(
         me: plan.me,
         wait: request.wait,
         deadline,
+        expires_at: None,
     };
     let archive = match begin(mesh, new).await {
         Ok(archive) => archive,
         Err(error) => return unsent(message, plan.bytes, error),
     };
+    observer.progress(Progress::Begun { id: &message.id });
     let mut delivery = Delivery::new(archive, &message.id, State::Sending, Receipt::default());
     let mut result = match plan.peer {
         Ok(peer) => attempt(mesh, &peer, &mut message, line, &mut delivery, observer).await,
@@ -246,6 +239,9 @@ pub(crate) async fn send_planned(
         && error.is_unreachable()
         && delivery.state() == State::Sending
     {
+        // The deadline covers this, too; a script that has hardly any time left still gets a moment.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let fallback = ImFallback { timeout: fallback.timeout.min(left), ..fallback.clone() };
         result = fallback
             .deliver(&message.to.email_prefix, &request.message)
             .await
@@ -253,6 +249,28 @@ pub(crate) async fn send_planned(
         delivery.finished(if result.is_ok() { State::Fallback } else { State::Unreachable });
     }
     conclude(message, plan.bytes, delivery, result).await
+}
+
+/// The message as the archive gets it.
+pub(super) fn new_message(
+    plan: &Plan,
+    request: &SendRequest,
+    state: State,
+    expires_at: Option<Timestamp>,
+) -> NewMessage {
+    NewMessage {
+        id: plan.id.clone(),
+        run_id: plan.id.clone(),
+        direction: Direction::Out,
+        peer: plan.to.clone(),
+        via: plan.via,
+        session: plan.session.clone(),
+        thread: request.session.thread.clone(),
+        header: plan.message.strip_suffix(&request.message).unwrap_or_default().to_owned(),
+        text: request.message.clone(),
+        state,
+        expires_at,
+    }
 }
 
 async fn begin(mesh: &Mesh, new: NewMessage) -> Result<&Archive, MeshError> {
@@ -272,6 +290,7 @@ fn unsent(message: Outgoing, bytes: usize, error: MeshError) -> Record {
         state: State::Failed,
         receipt: Receipt::default(),
         reply: None,
+        warning: None,
         error: Some(error),
     }
 }
@@ -283,14 +302,13 @@ pub(crate) async fn conclude(
     delivery: Delivery<'_>,
     result: Result<(), MeshError>,
 ) -> Record {
-    let mut error = result.err();
+    let error = result.err();
     let state = last_certain(delivery.state(), error.as_ref());
     let sentence = error.as_ref().map(|error| crate::error::chain(error));
-    if let Err(failed) = delivery.conclude(state, sentence).await {
-        // What happened is more than that it could not be written down.
-        tracing::warn!(error = %failed, "the end of a message could not be archived");
-        error.get_or_insert(MeshError::Archive(failed));
-    }
+    // What happened weighs more than that it could not be written down: it stays a warning, or somebody sends again.
+    let unwritten = delivery.conclude(state, sentence).await.err();
+    let warning = unwritten
+        .map(|failed| format!("the log has no end of this message: {}", crate::error::chain(&failed)));
     Record {
         to: message.to,
         id: message.id,
@@ -300,11 +318,14 @@ pub(crate) async fn conclude(
         state,
         receipt: delivery.receipt,
         reply: delivery.reply.map(|text| Reply { text }),
+        warning,
         error,
     }
 }
 
-async fn attempt(
+/// The first attempt: connects, sends, and sees it through. That it leaves is on the disk before it does: a
+/// message without that note certainly never left, whatever died.
+pub(super) async fn attempt(
     mesh: &Mesh,
     peer: &Peer,
     message: &mut Outgoing,
@@ -319,6 +340,10 @@ async fn attempt(
     let boot_id = client.hello().server.boot_id.clone();
     delivery.reached(boot_id.as_deref());
     observer.progress(Progress::Reached);
+    if message.is_stale() {
+        return Err(MeshError::Expired { to: message.to.clone() });
+    }
+    delivery.sending(&message.run_id, boot_id.as_deref()).await?;
     let sent_at = Timestamp::now();
     match route::deliver(client, message, delivery, observer).await {
         Ok(()) => Ok(()),
@@ -340,7 +365,8 @@ fn last_certain(state: State, error: Option<&MeshError>) -> State {
             State::Skipped
         }
         (State::Sending, Some(error)) if error.is_unreachable() => State::Unreachable,
-        (State::Sending, Some(_)) => State::Failed,
+        (State::Queued, Some(MeshError::Expired { .. })) => State::Expired,
+        (State::Queued | State::Sending, Some(_)) => State::Failed,
         (state, _) => state,
     }
 }

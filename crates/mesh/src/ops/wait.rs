@@ -1,17 +1,23 @@
 //! Come back for a reply: from any shell, after a crash or a reboot.
 
 use jiff::Timestamp;
+use openclaw_client::Client;
 use tokio::time::{Duration, Instant};
 
-use super::send::conclude;
+use super::outbox::carry;
+use super::send::{attempt, conclude};
 use crate::archive::{Direction, Stored};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::progress::Observer;
 use crate::record::{Record, State};
+use crate::registry::LookupError;
 use crate::route::recover::{Attempt, resume};
 use crate::route::{Delivery, Outgoing};
+
+/// How often the archive is looked at for what another process finds out.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A message of ours by its id, or the beginning of it.
 ///
@@ -24,7 +30,8 @@ pub async fn find(mesh: &Mesh, id: &str) -> Result<Stored, MeshError> {
         .ok_or_else(|| MeshError::NoSuchMessage { id: id.to_owned() })
 }
 
-/// Finds out what became of a message, and waits for its reply. Never makes a second turn.
+/// Finds out what became of a message, and waits for its reply. Never makes a second turn, and never sends what waits
+/// in the outbox: that is waited for.
 ///
 /// # Errors
 /// When there is no such message, or the teammate is not in the registry any more. What the peer does stands in the
@@ -35,32 +42,71 @@ pub async fn wait(
     timeout: Duration,
     observer: &mut dyn Observer,
 ) -> Result<Record, MeshError> {
-    let stored = find(mesh, id).await?;
-    if !stored.record.state.is_open() {
-        return Ok(ended(stored));
+    let deadline = Instant::now() + timeout;
+    let mut stored = find(mesh, id).await?;
+    while stored.record.state.is_open() {
+        if stored.next_try_at.is_none() {
+            return look(mesh, &stored, deadline, observer).await;
+        }
+        let id = stored.record.id.clone();
+        if let Some(claim) = mesh.archive()?.claim_sent(&id).await? {
+            let mut line = None;
+            let carried = carry(mesh, claim, deadline, true, &mut line, observer).await;
+            close(line).await;
+            return Ok(carried?.record);
+        }
+        // It has not left, or a worker has it.
+        if Instant::now() + LOOK_AGAIN >= deadline {
+            return Ok(in_time(stored));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        stored = find(mesh, &id).await?;
     }
-    let agent = mesh.registry()?.find(&stored.peer)?;
-    let peer = Peer::new(mesh, agent)?;
-    let (mut message, attempt) = outgoing(mesh, &stored, Instant::now() + timeout)?;
+    Ok(ended(stored))
+}
+
+async fn look(
+    mesh: &Mesh,
+    stored: &Stored,
+    deadline: Instant,
+    observer: &mut dyn Observer,
+) -> Result<Record, MeshError> {
+    let peer = teammate(mesh, stored)?;
+    let (mut message, before) = outgoing(mesh, stored, deadline)?;
     // What was unknown may be known now; until then nothing is more certain than that it may have left.
-    let state = if stored.record.receipt.accepted_at.is_some() { State::Accepted } else { State::Sending };
-    let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, stored.record.receipt);
+    let receipt = stored.record.receipt.clone();
+    let state = if receipt.accepted_at.is_some() { State::Accepted } else { State::Sending };
+    let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, receipt);
     let mut line = None;
-    let mut result = resume(mesh, &peer, &mut message, attempt, &mut line, &mut delivery, observer).await;
-    if let (Err(error), State::Sending) = (&result, delivery.state())
-        && error.is_unreachable()
-    {
-        // It may have arrived before; that nobody answers now does not change that.
-        let reason = crate::error::chain(error);
-        result = Err(message.give_up(&reason, &mut delivery));
-    }
-    if let Some(client) = line {
-        client.close().await;
-    }
+    let result = match before {
+        Some(before) => resume(mesh, &peer, &mut message, before, &mut line, &mut delivery, observer).await,
+        // Whoever was to send it died before it left.
+        None => attempt(mesh, &peer, &mut message, &mut line, &mut delivery, observer).await,
+    };
+    close(line).await;
     Ok(conclude(message, stored.record.bytes, delivery, result).await)
 }
 
-fn outgoing(mesh: &Mesh, stored: &Stored, deadline: Instant) -> Result<(Outgoing, Attempt), MeshError> {
+async fn close(line: Option<Client>) {
+    if let Some(client) = line {
+        client.close().await;
+    }
+}
+
+/// The peer of a stored message, by exactly the prefix it had: `bob`'s messages are not `bobby`'s once Bob has left.
+pub(super) fn teammate(mesh: &Mesh, stored: &Stored) -> Result<Peer, MeshError> {
+    let registry = mesh.registry()?;
+    let agent = registry.agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(&stored.peer));
+    let gone = || LookupError::Unknown { query: stored.peer.clone(), near: Vec::new() };
+    Peer::new(mesh, agent.ok_or_else(gone)?)
+}
+
+/// A stored message, ready for the wire, and the attempt that may have left, if there was one.
+pub(super) fn outgoing(
+    mesh: &Mesh,
+    stored: &Stored,
+    deadline: Instant,
+) -> Result<(Outgoing, Option<Attempt>), MeshError> {
     let message = Outgoing {
         to: stored.record.to.clone(),
         id: stored.record.id.clone(),
@@ -71,9 +117,22 @@ fn outgoing(mesh: &Mesh, stored: &Stored, deadline: Instant) -> Result<(Outgoing
         me: mesh.my_name()?,
         wait: true,
         deadline,
+        expires_at: stored.expires_at,
     };
-    let sent_at = stored.sent_at.unwrap_or(stored.created_at);
-    Ok((message, Attempt { boot_id: stored.boot_id.clone(), sent_at }))
+    let attempt = stored.sent_at.map(|sent_at| Attempt { boot_id: stored.boot_id.clone(), sent_at });
+    Ok((message, attempt))
+}
+
+/// The record of a message that is still on its way when our time is over.
+fn in_time(stored: Stored) -> Record {
+    let mut record = stored.record;
+    let (to, id) = (record.to.clone(), record.id.clone());
+    record.error = Some(match record.state {
+        State::Queued => MeshError::StillQueued { to, id },
+        State::Accepted => MeshError::ReplyDeadline { to, id },
+        _ => MeshError::Unknown { to, id, reason: "another process carries it now".to_owned() },
+    });
+    record
 }
 
 /// The record of a message whose life is over, with the error it ended with.

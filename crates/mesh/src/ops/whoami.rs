@@ -55,7 +55,7 @@ pub fn whoami(mesh: &Mesh) -> Result<Whoami, MeshError> {
     let identity = mesh.require_identity()?.clone();
     let path = mesh.config().registry.clone();
     let entry = if path.exists() {
-        mesh.registry()?.agents.iter().find(|agent| mesh.is_me(agent)).cloned()
+        mesh.registry()?.agents.iter().find(|agent| mesh.is_me(agent)).map(Agent::without_token)
     } else {
         None
     };

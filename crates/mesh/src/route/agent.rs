@@ -24,7 +24,7 @@ pub(crate) async fn deliver(
         subscribed.map_err(|error| message.setback(error, delivery))?;
     }
     let started = client.start(&request(message), message.deadline).await;
-    let run = started.map_err(|error| message.setback(error, delivery))?;
+    let run = started.map_err(|error| message.not_taken(error, delivery))?;
     delivery.accepted();
     observer.progress(Progress::Accepted);
     if !message.wait {
@@ -35,8 +35,16 @@ pub(crate) async fn deliver(
         return Err(Setback::Lost("the run belongs to another connection".to_owned()));
     }
     let finished = finish(run, events, message, observer).await;
-    let outcome = finished.map_err(|error| message.setback(error, delivery))?;
-    conclude(outcome, message, delivery).map_err(Setback::Final)
+    match finished.map_err(|error| message.setback(error, delivery))? {
+        Outcome::Failed(reason) if never_began(&reason) => Err(Setback::Lost(reason)),
+        outcome => conclude(outcome, message, delivery).map_err(Setback::Final),
+    }
+}
+
+/// Whether a run failed before it began: a gateway that goes on after a crash lets nothing new into a session until it is
+/// done there. It marks the run as interrupted, and only a new attempt under a new run id can be answered.
+pub(crate) fn never_began(reason: &str) -> bool {
+    reason.contains("SESSION_WORK_START_CHANGED")
 }
 
 pub(crate) fn request(message: &Outgoing) -> Agent {

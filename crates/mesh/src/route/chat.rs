@@ -55,7 +55,12 @@ pub(crate) async fn deliver(
         Ok(()) => client.call(&request, message.deadline).await,
         Err(error) => Err(error),
     };
-    sent.map_err(|error| message.setback(error, delivery))?;
+    let ack = sent.map_err(|error| message.not_taken(error, delivery))?;
+    if ack.run_id.is_none() || matches!(ack.status.as_deref(), Some("error" | "timeout")) {
+        delivery.finished(State::Failed);
+        let reason = ack.summary.unwrap_or_else(|| "the gateway took the message for a command".to_owned());
+        return Err(Setback::Final(MeshError::RunFailed { to: message.to.clone(), reason }));
+    }
     delivery.accepted();
     observer.progress(Progress::Accepted);
     if !message.wait {
@@ -66,6 +71,10 @@ pub(crate) async fn deliver(
         Reply::Text(text) => {
             delivery.replied(text);
             Ok(())
+        }
+        Reply::Silent => {
+            delivery.finished(State::NoReply);
+            Err(Setback::Final(MeshError::NoReply { to: message.to.clone(), merged: false }))
         }
         Reply::Merged => {
             delivery.finished(State::NoReply);
@@ -81,6 +90,8 @@ pub(crate) async fn deliver(
 /// How my run ended.
 enum Reply {
     Text(String),
+    /// With nothing to say.
+    Silent,
     /// Without a text of its own.
     Merged,
     Failed(String),
@@ -98,6 +109,7 @@ async fn reply(
         waited = wait_until_over(client, message) => Ending::Over(waited?),
     };
     let waited = match ending {
+        Ending::Text(text) if text.is_empty() => return Ok(Reply::Silent),
         Ending::Text(text) => return Ok(Reply::Text(text)),
         Ending::Failed(reason) => return Ok(Reply::Failed(reason)),
         Ending::Over(waited) => waited,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::archive::{Archive, ArchiveError, Step};
+use crate::archive::{Archive, ArchiveError, Committed, Step};
 use crate::record::{Receipt, State};
 
 /// The life of one message while we carry it. An error leaves the last certain step behind.
@@ -10,6 +10,10 @@ pub(crate) struct Delivery<'a> {
     archive: &'a Archive,
     id: String,
     state: State,
+    /// Whose lease it is carried under: another's steps are not ours to write.
+    lease: Option<String>,
+    /// The gateway refused the message itself: it certainly started nothing.
+    pub turned_away: bool,
     pub receipt: Receipt,
     pub reply: Option<String>,
 }
@@ -17,7 +21,16 @@ pub(crate) struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// A message that the archive knows, in the state it has there.
     pub(crate) fn new(archive: &'a Archive, id: &str, state: State, receipt: Receipt) -> Self {
-        Self { archive, id: id.to_owned(), state, receipt, reply: None }
+        Self { archive, id: id.to_owned(), state, lease: None, turned_away: false, receipt, reply: None }
+    }
+
+    /// The same, for a message that is carried under a lease.
+    pub(crate) fn held_under(self, lease: &str) -> Self {
+        Self { lease: Some(lease.to_owned()), ..self }
+    }
+
+    fn note(&self, step: Step) -> Committed {
+        self.archive.note_as(self.lease.as_deref(), &self.id, step)
     }
 
     pub(crate) fn state(&self) -> State {
@@ -25,15 +38,18 @@ impl<'a> Delivery<'a> {
     }
 
     /// The peer's gateway let us in. Not awaited: only the message itself must be on the disk before it leaves.
+    /// A gateway process is named only where the message goes to it now.
     pub(crate) fn reached(&mut self, boot_id: Option<&str>) {
         self.receipt.reached_at.get_or_insert_with(Timestamp::now);
-        drop(self.archive.note(&self.id, Step::Reached { boot_id: boot_id.map(str::to_owned) }));
+        drop(self.note(Step::Reached { boot_id: boot_id.map(str::to_owned) }));
     }
 
     /// Another attempt is about to leave. It must not before this is on the disk.
-    pub(crate) async fn sending(&mut self, run_id: &str) -> Result<(), ArchiveError> {
+    pub(crate) async fn sending(&mut self, run_id: &str, boot_id: Option<&str>) -> Result<(), ArchiveError> {
+        let step = Step::Sending { run_id: run_id.to_owned(), boot_id: boot_id.map(str::to_owned) };
+        self.note(step).await?;
         self.state = State::Sending;
-        self.archive.note(&self.id, Step::Sending { run_id: run_id.to_owned() }).await
+        Ok(())
     }
 
     pub(crate) fn accepted(&mut self) {
@@ -42,11 +58,11 @@ impl<'a> Delivery<'a> {
         }
         self.state = State::Accepted;
         self.receipt.accepted_at.get_or_insert_with(Timestamp::now);
-        drop(self.archive.note(&self.id, Step::Accepted));
+        drop(self.note(Step::Accepted));
     }
 
     pub(crate) fn lost(&mut self, how: &str) {
-        drop(self.archive.note(&self.id, Step::Lost(how.to_owned())));
+        drop(self.note(Step::Lost(how.to_owned())));
     }
 
     pub(crate) fn finished(&mut self, state: State) {
@@ -65,6 +81,6 @@ impl<'a> Delivery<'a> {
             // Nothing ended: the run goes on at the peer's. What was noted so far is made sure of.
             return self.archive.settle().await;
         }
-        self.archive.note(&self.id, Step::Finished { state, reply: self.reply.clone(), error }).await
+        self.note(Step::Finished { state, reply: self.reply.clone(), error }).await
     }
 }

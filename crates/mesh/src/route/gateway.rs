@@ -99,7 +99,7 @@ fn busy(error: &MeshError) -> Option<Duration> {
 }
 
 /// Half to all of a pause, so that many who lost one gateway do not come back at one moment.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness the middle is as good as any.
     let _ = getrandom::fill(&mut byte);

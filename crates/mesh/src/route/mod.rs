@@ -6,6 +6,8 @@ pub(crate) mod delivery;
 pub(crate) mod gateway;
 pub(crate) mod recover;
 
+use jiff::Timestamp;
+use openclaw_client::protocol::Fault;
 use openclaw_client::{CallError, Client};
 use tokio::time::Instant;
 
@@ -31,6 +33,8 @@ pub(crate) struct Outgoing {
     pub me: String,
     pub wait: bool,
     pub deadline: Instant,
+    /// When it is too late to send it; what left before that may still be answered.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Why an attempt did not come to its end.
@@ -45,10 +49,34 @@ pub(crate) enum Setback {
 }
 
 impl Outgoing {
+    /// Whether its time to leave is over.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.expires_at.is_some_and(|end| end <= Timestamp::now())
+    }
+
+    /// What it means that the request which carries the message had no good answer.
+    pub(crate) fn not_taken(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
+        delivery.turned_away = matches!(error, CallError::Refused(_));
+        self.setback(error, delivery)
+    }
+
+    /// What it means that a look for the message had no good answer: nothing about the message itself.
+    pub(crate) fn unseen(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
+        match error {
+            CallError::Refused(shape) if matches!(shape.fault(), Fault::Unavailable { .. }) => {
+                Setback::Lost(shape.message)
+            }
+            CallError::Lost(_) | CallError::Deadline => self.setback(error, delivery),
+            other => Setback::Final(self.give_up(&other.to_string(), delivery)),
+        }
+    }
+
     /// What a request without a good answer means for this message.
     pub(crate) fn setback(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
         match error {
             CallError::Lost(how) => Setback::Lost(how.to_string()),
+            // It was answered, so it arrived; what the answer says has to be looked up.
+            CallError::Decode(error) => Setback::Lost(format!("an answer that makes no sense: {error}")),
             CallError::Deadline => Setback::Deadline,
             source => {
                 delivery.finished(State::Failed);

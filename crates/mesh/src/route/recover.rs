@@ -4,25 +4,29 @@
 //! sent again, and followed, also into the recovery run that a gateway starts by itself after a crash); it waits in the
 //! queue; it was interrupted in the queue (then it never runs, and a new attempt needs a new run id); or there is no
 //! sign of it. Without a sign the same key may be sent again where that cannot make a second turn: to the same gateway
-//! process within the five minutes that it remembers keys, or to another one whose history is complete back to the
-//! moment of sending. Where that cannot be known, we say so.
+//! process within the five minutes that it remembers keys, or, if it never confirmed the message, to another one whose
+//! history reaches back past the moment of sending. An empty or short history proves nothing: sessions are reset, too.
+//! Where it cannot be known, we say so.
 
 use jiff::Timestamp;
 use openclaw_client::protocol::methods::agent::{AgentWait, Outcome};
-use openclaw_client::protocol::methods::chat::{ChatHistory, History};
+use openclaw_client::protocol::methods::chat::{ChatHistory, ChatMessageGet, History, HistoryRow};
 use openclaw_client::{CallError, Client};
+use sha2::{Digest, Sha256};
 use tokio::time::{Duration, Instant, sleep};
-use uuid::Uuid;
 
 use super::{Delivery, Outgoing, Setback, agent, deliver, gateway};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::progress::{Observer, Progress};
+use crate::record::State;
 use crate::registry::Via;
 
 /// How many rows of a session are asked for: `chat.history` counts from the newest.
 const ROWS: u32 = 1000;
+/// Characters of a row that is asked for by itself: the most that a gateway gives.
+const WHOLE_CHARS: u32 = 2_000_000;
 /// A gateway process remembers a key for five minutes after its run ended; some of that is left for the way.
 const REMEMBERED: Duration = Duration::from_secs(270);
 /// How long one `agent.wait` waits.
@@ -44,18 +48,32 @@ pub(crate) struct Attempt {
 }
 
 /// What a session says of a run.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 enum Sign {
     /// Its answer.
-    Answered(String),
+    Answered(HistoryRow),
     /// Its message stands there.
     Taken,
     /// It waits behind others.
     Queued,
     /// It was queued when the gateway was killed: it never runs, and its key is refused.
     Interrupted,
-    /// Nothing; `complete` if the history reaches back to when it was sent.
-    None { complete: bool },
+    /// Nothing; and whether the history reaches back past the moment of sending.
+    None { reaches_back: bool },
+}
+
+impl Sign {
+    /// For the log, which holds no message's text.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::Taken => "taken",
+            Self::Queued => "queued",
+            Self::Interrupted => "interrupted",
+            Self::None { reaches_back: true } => "never arrived",
+            Self::None { reaches_back: false } => "none",
+        }
+    }
 }
 
 /// Finds out what became of a message, and brings it to its end. Sends again only where no second turn can come of it.
@@ -74,11 +92,21 @@ pub(crate) async fn resume(
             Some(client) => client,
             None => match gateway::connect_patiently(mesh, peer, message.deadline).await {
                 Ok(client) => line.insert(client),
-                // The message may have arrived: that nobody answers, or lets us in, now does not make it unsent.
-                Err(error) => return Err(message.give_up(&format!("{reason}; then {error}"), delivery)),
+                // The message may have arrived: that nobody answers now does not make it unsent.
+                Err(error) if error.refusal().is_none_or(|fault| !fault.is_auth()) => {
+                    return Err(message.give_up(&format!("{reason}; then {error}"), delivery));
+                }
+                Err(error) => {
+                    // Waiting longer would not help: what has to be mended is our access.
+                    if delivery.state() != State::Accepted {
+                        delivery.finished(State::Unknown);
+                    }
+                    return Err(error);
+                }
             },
         };
-        delivery.reached(client.hello().server.boot_id.as_deref());
+        // What the message went to before is what decides, not what answers now.
+        delivery.reached(None);
         observer.progress(Progress::Reached);
         match follow(client, message, &mut attempt, delivery, observer).await {
             Ok(()) => return Ok(()),
@@ -105,13 +133,18 @@ async fn follow(
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
+    if client.hello().protocol < 4 {
+        // Its history names no runs: a message of ours cannot be told from none.
+        let reason = "their gateway is too old to be asked what became of it";
+        return Err(Setback::Final(message.give_up(reason, delivery)));
+    }
     loop {
-        let sign = look(client, message, attempt).await.map_err(|e| message.setback(e, delivery))?;
-        tracing::debug!(?sign, run_id = message.run_id, "looked");
+        let sign = look(client, message, attempt).await.map_err(|e| message.unseen(e, delivery))?;
+        tracing::debug!(sign = sign.name(), run_id = message.run_id, "looked");
         match sign {
-            Sign::Answered(text) => {
+            Sign::Answered(row) => {
                 delivery.accepted();
-                delivery.replied(text);
+                delivery.replied(row.text());
                 return Ok(());
             }
             Sign::Taken | Sign::Queued => {
@@ -120,25 +153,43 @@ async fn follow(
                     return Ok(());
                 }
                 let over =
-                    until_over(client, message, attempt).await.map_err(|e| message.setback(e, delivery))?;
+                    until_over(client, message, attempt).await.map_err(|e| message.unseen(e, delivery))?;
                 if let Some(outcome) = over {
                     return agent::conclude(outcome, message, delivery).map_err(Setback::Final);
                 }
             }
+            // It certainly never ran, and it is too late for it now.
+            Sign::Interrupted | Sign::None { reaches_back: true } if message.is_stale() => {
+                delivery.finished(State::Expired);
+                return Err(Setback::Final(MeshError::Expired { to: message.to.clone() }));
+            }
             Sign::Interrupted => {
-                message.run_id = Uuid::now_v7().to_string();
+                message.run_id = next_run_id(&message.run_id);
                 return again(client, message, attempt, delivery, observer).await;
             }
-            Sign::None { complete } => {
-                if !may_send_again(client, message, attempt, complete) {
-                    let reason =
-                        "their gateway was restarted since, and its history does not reach back far enough";
-                    return Err(Setback::Final(message.give_up(reason, delivery)));
+            Sign::None { reaches_back } => {
+                // What was confirmed before may be an earlier attempt, which never ran.
+                let unconfirmed = delivery.receipt.accepted_at.is_none_or(|at| at < attempt.sent_at);
+                let proof = reaches_back && unconfirmed;
+                if message.is_stale() || !may_send_again(client, message, attempt, proof) {
+                    return Err(Setback::Final(without_trace(message, unconfirmed, delivery)));
                 }
                 return again(client, message, attempt, delivery, observer).await;
             }
         }
     }
+}
+
+/// There is no sign of it, and sending it again could make a second turn. A gateway that was killed can have lost even a
+/// run that it confirmed and began (seen with OpenClaw 2026.9.6), so waiting longer would not help.
+fn without_trace(message: &Outgoing, unconfirmed: bool, delivery: &mut Delivery<'_>) -> MeshError {
+    let reason = if unconfirmed {
+        "their gateway was restarted since, and its history does not reach back far enough"
+    } else {
+        "their gateway took it, was restarted since, and shows no trace of it"
+    };
+    delivery.finished(State::Unknown);
+    MeshError::Unknown { to: message.to.clone(), id: message.id.clone(), reason: reason.to_owned() }
 }
 
 /// Sends under the present run id. A new one, or a new process, is noted before anything leaves.
@@ -149,13 +200,15 @@ async fn again(
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
-    let noted = delivery.sending(&message.run_id).await;
+    let boot_id = client.hello().server.boot_id.clone();
+    let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
     noted.map_err(|error| Setback::Final(MeshError::Archive(error)))?;
-    *attempt = Attempt { boot_id: client.hello().server.boot_id.clone(), sent_at: Timestamp::now() };
+    *attempt = Attempt { boot_id, sent_at: Timestamp::now() };
     deliver(client, message, delivery, observer).await
 }
 
-fn may_send_again(client: &Client, message: &Outgoing, attempt: &Attempt, complete: bool) -> bool {
+/// `proof`: the session shows that the message never arrived.
+fn may_send_again(client: &Client, message: &Outgoing, attempt: &Attempt, proof: bool) -> bool {
     // `chat.send` merges, and its answer cannot be told apart: it is never sent twice.
     if message.via != Via::Agent {
         return false;
@@ -164,7 +217,7 @@ fn may_send_again(client: &Client, message: &Outgoing, attempt: &Attempt, comple
     let same_process = boot_id.is_some() && boot_id == attempt.boot_id.as_deref();
     let age = Timestamp::now().duration_since(attempt.sent_at);
     let remembered = age.unsigned_abs() <= REMEMBERED;
-    complete || (same_process && remembered)
+    proof || (same_process && remembered)
 }
 
 /// Reads what the session says of the run.
@@ -172,16 +225,36 @@ async fn look(client: &Client, message: &Outgoing, attempt: &Attempt) -> Result<
     let request =
         ChatHistory { session_key: message.session.clone(), limit: Some(ROWS), max_chars: Some(100_000) };
     let history = client.call(&request, message.deadline).await?;
-    Ok(sign(&history, &message.run_id, attempt.sent_at))
+    let sign = sign(&history, &message.run_id, attempt.sent_at);
+    if let Sign::Answered(row) = &sign
+        && let Some(whole) = in_full(client, message, row).await?
+    {
+        return Ok(Sign::Answered(whole));
+    }
+    Ok(sign)
+}
+
+/// The whole of a row that the history shows only in part.
+async fn in_full(
+    client: &Client,
+    message: &Outgoing,
+    row: &HistoryRow,
+) -> Result<Option<HistoryRow>, CallError> {
+    let Some((id, true)) = row.note.as_ref().and_then(|note| Some((note.id.clone()?, note.truncated))) else {
+        return Ok(None);
+    };
+    let request =
+        ChatMessageGet { session_key: message.session.clone(), message_id: id, max_chars: Some(WHOLE_CHARS) };
+    Ok(client.call(&request, message.deadline).await?.message)
 }
 
 fn sign(history: &History, run_id: &str, sent_at: Timestamp) -> Sign {
     let rows = &history.messages;
     if let Some(row) = rows.iter().rev().find(|row| row.answers(run_id)) {
-        return Sign::Answered(row.text());
+        return Sign::Answered(row.clone());
     }
-    if let Some(place) = rows.iter().position(|row| row.is_input_of(run_id)) {
-        return recovered(history, place).map_or(Sign::Taken, Sign::Answered);
+    if rows.iter().any(|row| row.is_input_of(run_id)) {
+        return recovered(history, run_id).map_or(Sign::Taken, Sign::Answered);
     }
     let pending = history.pending_inputs.iter().flat_map(|pending| &pending.items);
     match pending.filter(|item| item.run_id == run_id).map(|item| item.state.as_str()).next() {
@@ -190,22 +263,57 @@ fn sign(history: &History, run_id: &str, sent_at: Timestamp) -> Sign {
         None => {
             let oldest = rows.first().and_then(|row| row.timestamp);
             let reaches_back = oldest.is_some_and(|oldest| oldest <= sent_at.as_millisecond());
-            Sign::None { complete: reaches_back || rows.len() < ROWS as usize }
+            Sign::None { reaches_back }
         }
     }
 }
 
-/// The answer of the recovery run that a gateway started for the message at `place`.
-fn recovered(history: &History, place: usize) -> Option<String> {
-    let mut rest = history.messages[place + 1..].iter().skip_while(|row| row.role != "user");
-    let system = rest.next()?;
-    if !system.text().contains(RECOVERY) {
-        return None;
+/// The answer that a recovery run gave to this run's message.
+///
+/// Runs of a session take turns, so what a gateway goes on with after a crash is the newest message before that without
+/// an answer, or its own recovery of that message, if it crashed in the middle of it. Other messages may stand between.
+fn recovered(history: &History, run_id: &str) -> Option<HistoryRow> {
+    // The messages without an answer, and the recoveries so far: the message each is about, and its own run.
+    let mut open: Vec<&str> = Vec::new();
+    let mut recoveries: Vec<(&str, Option<&str>)> = Vec::new();
+    for row in &history.messages {
+        let key = row.idempotency_key.as_deref().and_then(|key| key.strip_suffix(":user"));
+        match row.role.as_str() {
+            // At the beginning: what a teammate quotes in the middle of a message is no sign.
+            "user" if row.text().starts_with(RECOVERY) => {
+                recoveries.extend(open.last().map(|message| (*message, key)));
+            }
+            "user" => open.extend(key),
+            "assistant" if row.stop_reason.as_deref() == Some("stop") => {
+                let run = row.note.as_ref().and_then(|note| note.run_id.as_deref());
+                let own = open.iter().position(|message| Some(*message) == run);
+                let message = match own {
+                    Some(place) => open[place],
+                    // Where the recovery's own run is not said, its answer is the next that is nobody else's.
+                    None => match recoveries.iter().rev().find(|(_, own)| own.is_none() || *own == run) {
+                        Some((message, _)) => *message,
+                        None => continue,
+                    },
+                };
+                if own.is_none() && message == run_id {
+                    return Some(row.clone());
+                }
+                open.retain(|other| *other != message);
+                recoveries.retain(|(other, _)| *other != message);
+            }
+            _ => {}
+        }
     }
-    let mut answers = rest.take_while(|row| row.role != "user");
-    answers
-        .find(|row| row.role == "assistant" && row.stop_reason.as_deref() == Some("stop"))
-        .map(|row| row.text())
+    None
+}
+
+/// The run id of the attempt after this one. Two processes that see the same interrupted run choose the same, so that
+/// the gateway takes their attempts for one.
+fn next_run_id(run_id: &str) -> String {
+    let digest = Sha256::digest(format!("the attempt after {run_id}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
 /// Waits until the run is over. Gives its outcome where the session cannot show one; else the session is looked at.
@@ -226,6 +334,10 @@ async fn until_over(
     if !waited.is_over() {
         return pause(LOOK_AGAIN, message.deadline).await.map(|()| None);
     }
+    if waited.error.as_deref().is_some_and(agent::never_began) {
+        // The session says `interrupted` of it.
+        return pause(LOOK_AGAIN, message.deadline).await.map(|()| None);
+    }
     if waited.status != "ok" {
         let aborted = waited.stop_reason.as_deref() == Some("rpc");
         let failed = || Outcome::Failed(waited.error.clone().unwrap_or_else(|| waited.status.clone()));
@@ -234,7 +346,7 @@ async fn until_over(
     let patience = message.deadline.min(Instant::now() + LATE_ROW);
     while Instant::now() < patience {
         match look(client, message, attempt).await? {
-            Sign::Answered(text) => return Ok(Some(Outcome::Reply(text))),
+            Sign::Answered(row) => return Ok(Some(Outcome::Reply(row.text()))),
             _ => sleep(LOOK_AGAIN / 5).await,
         }
     }
@@ -258,6 +370,11 @@ mod tests {
         sign(&history, "r1", Timestamp::from_millisecond(sent_at).unwrap())
     }
 
+    fn text_of(sign: Sign) -> String {
+        let Sign::Answered(row) = sign else { panic!("no answer: {sign:?}") };
+        row.text()
+    }
+
     fn user(key: &str, text: &str) -> serde_json::Value {
         serde_json::json!({ "role": "user", "content": text, "idempotencyKey": format!("{key}:user"), "timestamp": 50 })
     }
@@ -269,14 +386,59 @@ mod tests {
     #[test]
     fn each_sign_is_read_as_protocol_md_says() {
         let json = |messages: Vec<serde_json::Value>| serde_json::json!({ "messages": messages });
-        assert_eq!(sign_of(json(vec![user("r1", "q"), answer("r1", "a")]), 0), Sign::Answered("a".into()));
+        assert_eq!(text_of(sign_of(json(vec![user("r1", "q"), answer("r1", "a")]), 0)), "a");
         assert_eq!(sign_of(json(vec![user("r1", "q"), answer("r2", "theirs")]), 0), Sign::Taken);
         let system = serde_json::json!({ "role": "user", "content": format!("{RECOVERY} …") });
         let crashed = vec![user("r1", "q"), system, answer("other", "recovered")];
-        assert_eq!(sign_of(json(crashed), 0), Sign::Answered("recovered".into()));
+        assert_eq!(text_of(sign_of(json(crashed), 0)), "recovered");
+        let quoted = user("r3", &format!("he said: {RECOVERY}"));
+        let others = vec![user("r1", "q"), quoted, answer("r3", "theirs")];
+        assert_eq!(sign_of(json(others), 0), Sign::Taken, "a quotation is no recovery");
         let pending = |state: &str| serde_json::json!({ "pendingInputs": { "items": [{ "runId": "r1", "state": state }] } });
         assert_eq!(sign_of(pending("queued"), 0), Sign::Queued);
         assert_eq!(sign_of(pending("interrupted"), 0), Sign::Interrupted);
+    }
+
+    fn system(key: Option<&str>) -> serde_json::Value {
+        let mut row = user(key.unwrap_or_default(), &format!("{RECOVERY} …"));
+        if key.is_none() {
+            row["idempotencyKey"] = serde_json::Value::Null;
+        }
+        row
+    }
+
+    #[test]
+    fn the_answer_of_a_recovery_is_found_past_other_messages_and_further_crashes() {
+        let sign = |messages: Vec<serde_json::Value>| sign_of(serde_json::json!({ "messages": messages }), 0);
+        let (r1, r2, again) = (user("r1", "q"), user("r2", "p"), || answer("s2", "mine"));
+        let theirs = || answer("r2", "theirs");
+        // Somebody else's turn came before the recovery.
+        assert_eq!(text_of(sign(vec![r1.clone(), r2.clone(), theirs(), system(None), again()])), "mine");
+        assert_eq!(
+            text_of(sign(vec![r1.clone(), r2.clone(), theirs(), system(Some("s2")), again()])),
+            "mine"
+        );
+        // It crashed in the middle of the recovery.
+        assert_eq!(text_of(sign(vec![r1.clone(), system(Some("s1")), system(Some("s2")), again()])), "mine");
+        assert_eq!(text_of(sign(vec![r1.clone(), system(None), system(None), again()])), "mine");
+        // Their turn, begun after mine was over without an answer, is what was interrupted.
+        assert_eq!(
+            sign(vec![r1.clone(), r2.clone(), system(Some("s2")), answer("s2", "theirs")]),
+            Sign::Taken
+        );
+        assert_eq!(sign(vec![r1.clone(), r2.clone(), system(None), answer("x", "theirs")]), Sign::Taken);
+        // Another's answer between the recovery's beginning and its end.
+        assert_eq!(text_of(sign(vec![r2, r1.clone(), system(None), theirs(), again()])), "mine");
+        // Words alone are no recovery.
+        let quoted = user("r2", &format!("they say: {RECOVERY}"));
+        assert_eq!(sign(vec![r1, quoted, answer("x", "theirs")]), Sign::Taken);
+    }
+
+    #[test]
+    fn an_interrupted_message_has_one_next_attempt_whoever_makes_it() {
+        let next = next_run_id("r1");
+        assert_eq!(next, next_run_id("r1"));
+        assert!(uuid::Uuid::try_parse(&next).is_ok() && next != next_run_id(&next));
     }
 
     #[test]
@@ -287,11 +449,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_page_is_complete_only_if_it_reaches_back() {
+    fn only_a_history_that_reaches_back_proves_anything() {
         let rows: Vec<_> = (0..ROWS).map(|n| user(&format!("x{n}"), "q")).collect();
         let page = serde_json::json!({ "messages": rows });
-        assert_eq!(sign_of(page.clone(), 60), Sign::None { complete: true });
-        assert_eq!(sign_of(page, 40), Sign::None { complete: false });
-        assert_eq!(sign_of(serde_json::json!({ "messages": [] }), 40), Sign::None { complete: true });
+        assert_eq!(sign_of(page.clone(), 60), Sign::None { reaches_back: true });
+        assert_eq!(sign_of(page, 40), Sign::None { reaches_back: false });
+        // A session that was reset is empty, too: taken for proof, this made a second turn once.
+        assert_eq!(sign_of(serde_json::json!({ "messages": [] }), 40), Sign::None { reaches_back: false });
     }
 }

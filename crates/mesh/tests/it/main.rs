@@ -7,5 +7,6 @@ mod doctor;
 mod letting_in;
 mod looking;
 mod many;
+mod outbox;
 mod sending;
 mod team;

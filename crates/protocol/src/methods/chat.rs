@@ -170,6 +170,36 @@ pub fn content_text(content: &Value) -> String {
     }
 }
 
+/// `chat.message.get`: one row in full, where the history cut it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatMessageGet {
+    /// Which session.
+    pub session_key: String,
+    /// The row's [`RowNote::id`].
+    pub message_id: String,
+    /// Characters after which the text is cut; at most 2,000,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_chars: Option<u32>,
+}
+
+impl Method for ChatMessageGet {
+    const NAME: &'static str = "chat.message.get";
+    type Payload = ChatMessageGot;
+}
+
+/// The answer to `chat.message.get`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatMessageGot {
+    /// Whether the row is there.
+    #[serde(default)]
+    pub ok: bool,
+    /// The row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<HistoryRow>,
+}
+
 /// `chat.abort`: stop a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

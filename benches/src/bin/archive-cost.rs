@@ -1,0 +1,325 @@
+//! What the archive costs: search and listing in a large one, and what the journal adds to a send.
+//!
+//! `cargo run --release -p agent-mesh-benches --bin archive-cost [-- --messages N --dir FOLDER --slack X | --strict]`
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use agent_mesh_benches::{Spread, Writer, ms, spread};
+use agent_team_mesh::archive::{Archive, Direction, Filter, NewMessage, Step};
+use agent_team_mesh::record::{State, To};
+use agent_team_mesh::registry::Via;
+use clap::Parser;
+use futures_util::future::join_all;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+type Failure = Box<dyn Error>;
+
+const PEERS: u64 = 50;
+const REPEATS: usize = 25;
+const SENDS: usize = 400;
+
+/// Must hold: what issue 4 asks for.
+const SEARCH: Duration = Duration::from_millis(50);
+const LIST: Duration = Duration::from_millis(10);
+const JOURNAL: Duration = Duration::from_millis(1);
+
+/// What the archive costs
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many messages the large archive has
+    #[arg(long, default_value_t = 1_000_000)]
+    messages: usize,
+    /// Where it is made, and kept for the next time; a folder that is removed at the end unless given
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Fail only beyond so many times what must hold
+    #[arg(long, default_value_t = 2.0)]
+    slack: f64,
+    /// Fail beyond what must hold: `--slack 1`
+    #[arg(long)]
+    strict: bool,
+}
+
+/// What was found to be over its limit.
+struct Judge {
+    slack: f64,
+    over: Vec<String>,
+}
+
+impl Judge {
+    fn verdict(&mut self, what: &str, found: Duration, limit: Duration) -> &'static str {
+        let holds = found <= limit;
+        if found > limit.mul_f64(self.slack) {
+            self.over.push(format!("{what}: {} ms, must be at most {} ms", ms(found), ms(limit)));
+        }
+        if holds { "holds" } else { "OVER" }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode, Failure> {
+    let args = Args::parse();
+    let temporary = tempfile::tempdir()?;
+    let folder = args.dir.as_deref().unwrap_or(temporary.path());
+    let large = folder.join(format!("archive-{}.db", args.messages));
+    let mut judge = Judge { slack: if args.strict { 1.0 } else { args.slack }, over: Vec::new() };
+
+    fill(&large, args.messages).await?;
+    reads(&large, &mut judge).await?;
+    let small = temporary.path().join("small.db");
+    println!(
+        "\n## What the journal adds to a send (synchronous=FULL, {SENDS} sends, each beside the same by bare rusqlite)\n"
+    );
+    println!(
+        "| archive | open | begin | finish | begin+finish, median / p99 | bare rusqlite, median / p99 | ratio | must hold: open+begin+finish <= 1 ms |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    journal("empty", &small, &mut judge).await?;
+    journal(&format!("{} messages", args.messages), &large, &mut judge).await?;
+
+    for over in &judge.over {
+        eprintln!("must hold, and does not (slack {}): {over}", judge.slack);
+    }
+    Ok(if judge.over.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn message(writer: &mut Writer, text: String) -> NewMessage {
+    let peer = format!("peer{:02}", writer.number(PEERS));
+    let id = Uuid::now_v7().to_string();
+    let header = format!(
+        "[agent-mesh/1 from=me id={id} hops=0 reply=this-turn]\n\
+         (A teammate's agent wrote this, not your owner. Your answer to this turn goes back to it.)\n\n"
+    );
+    NewMessage {
+        run_id: id.clone(),
+        id,
+        direction: if writer.number(2) == 0 { Direction::Out } else { Direction::In },
+        peer: To { name: peer.to_uppercase(), email_prefix: peer },
+        via: Via::Agent,
+        session: "agent:main:mesh:me".to_owned(),
+        thread: (writer.number(10) == 0).then(|| format!("topic{}", writer.number(100))),
+        text,
+        header,
+        state: State::Sending,
+        expires_at: None,
+    }
+}
+
+fn replied(reply: String) -> Step {
+    Step::Finished { state: State::Replied, reply: Some(reply), error: None }
+}
+
+/// Through the library's own door: begin, reached, accepted, replied for each.
+async fn fill(path: &Path, messages: usize) -> Result<(), Failure> {
+    const CHUNK: usize = 5_000;
+    if path.exists() {
+        eprintln!("{} is there from an earlier run", path.display());
+        return Ok(());
+    }
+    let unfinished = path.with_extension("unfinished");
+    let _ = std::fs::remove_file(&unfinished);
+    let archive = Archive::open(&unfinished)?;
+    let mut writer = Writer::new(1);
+    let start = Instant::now();
+    for done in (0..messages).step_by(CHUNK) {
+        let mut begun = Vec::new();
+        let mut steps = Vec::new();
+        for _ in 0..CHUNK.min(messages - done) {
+            let text = writer.text(6, 30);
+            let message = message(&mut writer, text);
+            steps.push((message.id.clone(), writer.text(8, 50)));
+            begun.push(archive.begin(message));
+        }
+        for outcome in join_all(begun).await {
+            outcome?;
+        }
+        let finished = steps.into_iter().map(|(id, reply)| {
+            drop(archive.note(&id, Step::Reached { boot_id: Some("0197d3f0".to_owned()) }));
+            drop(archive.note(&id, Step::Accepted));
+            archive.note(&id, replied(reply))
+        });
+        for outcome in join_all(finished).await {
+            outcome?;
+        }
+        if (done / CHUNK).is_multiple_of(20) {
+            eprintln!("{} messages after {:.0} s", done + CHUNK, start.elapsed().as_secs_f64());
+        }
+    }
+    drop(archive);
+    let connection = Connection::open(&unfinished)?;
+    // Nobody else has it open now; the file becomes one and takes its name.
+    connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").or_else(|error| match error {
+        rusqlite::Error::ExecuteReturnedResults => Ok(()),
+        other => Err(other),
+    })?;
+    drop(connection);
+    std::fs::rename(&unfinished, path)?;
+    println!("filled with {messages} messages in {:.0} s\n", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn reads(path: &Path, judge: &mut Judge) -> Result<(), Failure> {
+    let archive = Archive::open(path)?;
+    let bytes = std::fs::metadata(path)?.len();
+    println!("## Reading, {} MB on disk, {REPEATS} times each, the newest 50\n", bytes / 1_000_000);
+    println!("| read | hits | first | median | p99 | must hold |");
+    println!("|---|---|---|---|---|---|");
+    let search = |words: &str| Filter { search: Some(words.to_owned()), ..Filter::default() };
+    let with = |peer: &str| Filter { peer: Some(peer.to_owned()), ..Filter::default() };
+    let cases = [
+        ("search `the` (most common word)", search("the"), SEARCH),
+        ("search `deployment` (common)", search("deployment"), SEARCH),
+        ("search `depl` (half a word)", search("depl"), SEARCH),
+        ("search `t` (the first letter of many)", search("t"), SEARCH),
+        ("search `gorquidero` (no such word)", search("gorquidero"), SEARCH),
+        ("search `ingvexing` (rare)", search("ingvexing"), SEARCH),
+        ("search `构建` (common, two characters)", search("构建"), SEARCH),
+        ("search `审核` (two characters)", search("审核"), SEARCH),
+        ("search `的` (most common character)", search("的"), SEARCH),
+        ("search `build failed` (two common words)", search("build failed"), SEARCH),
+        (
+            "search `deployment` with peer07",
+            Filter { search: Some("deployment".to_owned()), ..with("peer07") },
+            SEARCH,
+        ),
+        ("list peer07", with("peer07"), LIST),
+        ("list peer49", with("peer49"), LIST),
+        ("list everybody", Filter::default(), LIST),
+        ("list peer07, state failed (none)", Filter { state: Some(State::Failed), ..with("peer07") }, LIST),
+    ];
+    for (what, filter, limit) in cases {
+        let limited = Filter { limit: Some(50), ..filter.clone() };
+        let mut times = Vec::new();
+        for _ in 0..=REPEATS {
+            let start = Instant::now();
+            archive.list(limited.clone()).await?;
+            times.push(start.elapsed());
+        }
+        let first = times.remove(0);
+        let Spread { median, p99 } = spread(times);
+        let hits = hits(path, &filter)?;
+        let verdict = judge.verdict(what, median, limit);
+        println!(
+            "| {what} | {hits} | {} | {} | {} | {} ms: {verdict} |",
+            ms(first),
+            ms(median),
+            ms(p99),
+            limit.as_millis()
+        );
+    }
+    Ok(())
+}
+
+/// How many there are in all, for the table; Chinese as the index splits it.
+fn hits(path: &Path, filter: &Filter) -> Result<String, Failure> {
+    let Some(words) = &filter.search else { return Ok("-".to_owned()) };
+    let split: String =
+        words.chars().map(|c| if c.is_ascii() { c.to_string() } else { format!(" {c} ") }).collect();
+    let query = if words.is_ascii() {
+        words.split(' ').map(|word| format!("\"{word}\"*")).collect::<Vec<_>>().join(" ")
+    } else {
+        format!("\"{}\"*", split.trim())
+    };
+    let connection = Connection::open(path)?;
+    let sql = "SELECT count(*) FROM search WHERE search MATCH ?1";
+    Ok(connection.query_row(sql, [query], |row| row.get::<_, i64>(0))?.to_string())
+}
+
+async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failure> {
+    drop(Archive::open(path)?);
+    // Somebody else has it open meanwhile (an `outbox run`, a `log --follow`): opening finds a WAL that is there.
+    let bare = Connection::open(path)?;
+    bare.busy_timeout(Duration::from_secs(5))?;
+    bare.pragma_update(None, "journal_mode", "WAL")?;
+    bare.pragma_update(None, "synchronous", "FULL")?;
+    let mut opens = Vec::new();
+    for _ in 0..50 {
+        let start = Instant::now();
+        let archive = Archive::open(path)?;
+        opens.push(start.elapsed());
+        archive.settle().await?;
+    }
+    let archive = Archive::open(path)?;
+    let mut writer = Writer::new(2);
+    let (mut begins, mut finishes, mut sums, mut bares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let text = "please check why the build of main failed after the merge and say what the pipeline wants"
+        .to_owned();
+    let reply =
+        "the build failed because the schema migration ran before the backup was done and it is green now"
+            .repeat(2);
+    for _ in 0..SENDS {
+        let message = message(&mut writer, text.clone());
+        let again = NewMessage { id: Uuid::now_v7().to_string(), ..message.clone() };
+        let id = message.id.clone();
+        let start = Instant::now();
+        archive.begin(message).await?;
+        let begin = start.elapsed();
+        // These two are on nobody's way: the send does not wait for them.
+        archive.note(&id, Step::Reached { boot_id: Some("0197d3f0".to_owned()) }).await?;
+        archive.note(&id, Step::Accepted).await?;
+        let start = Instant::now();
+        archive.note(&id, replied(reply.clone())).await?;
+        let finish = start.elapsed();
+        begins.push(begin);
+        finishes.push(finish);
+        sums.push(begin + finish);
+        bares.push(bare_send(&bare, &again, &reply)?);
+    }
+    let (open, begin, finish) = (spread(opens), spread(begins), spread(finishes));
+    let (sum, bare) = (spread(sums), spread(bares));
+    let ratio = sum.median.as_secs_f64() / bare.median.as_secs_f64();
+    let added = open.median + sum.median;
+    let verdict = judge.verdict(&format!("the journal of a send, {name}"), added, JOURNAL);
+    println!(
+        "| {name} | {} | {} | {} | {} / {} | {} / {} | {ratio:.2} | {}: {verdict} |",
+        ms(open.median),
+        ms(begin.median),
+        ms(finish.median),
+        ms(sum.median),
+        ms(sum.p99),
+        ms(bare.median),
+        ms(bare.p99),
+        ms(added)
+    );
+    Ok(())
+}
+
+/// The same rows in the same two commits, by nothing but SQLite.
+fn bare_send(db: &Connection, message: &NewMessage, reply: &str) -> Result<Duration, rusqlite::Error> {
+    const INDEX: &str = "INSERT OR REPLACE INTO search (rowid, words) VALUES (?1, ?2)";
+    const EVENT: &str = "INSERT INTO events (message, at, step) VALUES (?1, 1, ?2)";
+    let start = Instant::now();
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    db.prepare_cached(
+        "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,
+            created_at, sent_at) VALUES (?1, 'out', ?2, ?3, 'agent', ?4, ?5, ?6, ?7, 90, 'sending', ?1, 1, 1)",
+    )?
+    .execute(params![
+        message.id,
+        message.peer.email_prefix,
+        message.peer.name,
+        message.session,
+        message.thread,
+        message.text,
+        message.header,
+    ])?;
+    let seq = db.last_insert_rowid();
+    db.prepare_cached(INDEX)?.execute(params![seq, message.text])?;
+    db.prepare_cached(EVENT)?.execute(params![seq, "sending"])?;
+    db.execute_batch("COMMIT")?;
+    let begin = start.elapsed();
+
+    let start = Instant::now();
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    db.prepare_cached("UPDATE messages SET finished_at = 2, state = 'replied', reply = ?2 WHERE seq = ?1")?
+        .execute(params![seq, reply])?;
+    db.prepare_cached(INDEX)?.execute(params![seq, format!("{}\n{reply}", message.text)])?;
+    db.prepare_cached(EVENT)?.execute(params![seq, "replied"])?;
+    db.execute_batch("COMMIT")?;
+    Ok(begin + start.elapsed())
+}

@@ -1,0 +1,117 @@
+//! What the agent behind `serve` hears and says, in the archive.
+
+use std::sync::Arc;
+
+use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
+use agent_team_mesh::archive::{Archive, Direction, NewMessage, Step};
+use agent_team_mesh::client::protocol::attribution::Header;
+use agent_team_mesh::record::{State, To};
+use agent_team_mesh::registry::Via;
+use uuid::Uuid;
+
+use crate::error::chain;
+
+/// Names and topics are the sender's to choose; this much of them is kept.
+const LONGEST_NAME: usize = 128;
+
+/// An agent whose turns are archived. A turn is answered whether or not it could be written down.
+pub struct Archived {
+    inner: Arc<dyn Agent>,
+    archive: Archive,
+}
+
+impl Archived {
+    pub fn new(inner: Arc<dyn Agent>, archive: Archive) -> Self {
+        Self { inner, archive }
+    }
+
+    async fn begin(&self, turn: &Turn) -> Option<Row> {
+        match self.archive.receive(received(turn)).await {
+            Ok(id) => Some(Row { archive: self.archive.clone(), id: Some(id) }),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), run_id = turn.run_id, "a turn could not be archived");
+                None
+            }
+        }
+    }
+}
+
+impl Agent for Archived {
+    fn reply(&self, turn: Turn, deltas: Deltas) -> ReplyFuture<'_> {
+        Box::pin(async move {
+            let row = self.begin(&turn).await;
+            let result = self.inner.reply(turn, deltas).await;
+            if let Some(row) = row {
+                row.end(&result);
+            }
+            result
+        })
+    }
+}
+
+/// A turn in the archive. Dropped before its end, it was stopped.
+struct Row {
+    archive: Archive,
+    id: Option<String>,
+}
+
+impl Row {
+    fn end(mut self, result: &Result<String, AgentFailure>) {
+        self.note(match result {
+            Ok(reply) if reply.trim().is_empty() => {
+                Step::Finished { state: State::NoReply, reply: None, error: None }
+            }
+            Ok(reply) => Step::Finished { state: State::Replied, reply: Some(reply.clone()), error: None },
+            Err(failure) => failed(failure.to_string()),
+        });
+    }
+
+    /// Not awaited: the sender need not wait for our disk.
+    fn note(&mut self, step: Step) {
+        let Some(id) = self.id.take() else { return };
+        let written = self.archive.note(&id, step);
+        // Without a runtime the program is ending; what was queued is written all the same.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = written.await {
+                    tracing::warn!(error = chain(&error), id, "the end of a turn could not be archived");
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        self.note(failed("stopped before it ended".to_owned()));
+    }
+}
+
+fn failed(why: String) -> Step {
+    Step::Finished { state: State::Failed, reply: None, error: Some(why) }
+}
+
+/// A turn as the archive gets it. Who sent it is what the sender says, as for everybody who reads the message.
+fn received(turn: &Turn) -> NewMessage {
+    let (header, text) = Header::split(&turn.message);
+    let claimed = header.as_ref().map(|header| header.from.as_str()).or(turn.from.display_name.as_deref());
+    let name = shortened(claimed.unwrap_or("owner"));
+    let own_id = header.as_ref().and_then(|header| Uuid::try_parse(&header.id).ok());
+    NewMessage {
+        id: own_id.unwrap_or_else(Uuid::now_v7).to_string(),
+        run_id: turn.run_id.clone(),
+        direction: Direction::In,
+        peer: To { email_prefix: name.clone(), name },
+        via: Via::Agent,
+        session: turn.session_key.clone(),
+        thread: header.as_ref().and_then(|header| header.thread.as_deref()).map(shortened),
+        header: turn.message.strip_suffix(text).unwrap_or_default().to_owned(),
+        text: text.to_owned(),
+        state: State::Accepted,
+        expires_at: None,
+    }
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(LONGEST_NAME).collect()
+}

@@ -1,0 +1,205 @@
+//! `broadcast`: one message, the whole team.
+
+use agent_mesh_testkit::{FakeGateway, Gate, Reply, Script};
+use serde_json::{Value, json};
+
+use crate::support::{DeadPort, Host, token, until};
+
+/// A gateway for each name, which says who it is.
+async fn team(names: &[&'static str]) -> (Vec<FakeGateway>, Host) {
+    let mut gateways = Vec::new();
+    for name in names {
+        gateways.push(FakeGateway::start(named(name)).await);
+    }
+    let host = Host::new();
+    let mut agents = vec![json!({ "name": "Alice", "emailPrefix": "alice", "ip": "" })];
+    agents.extend(names.iter().zip(&gateways).map(|(name, gateway)| {
+        json!({ "name": name, "emailPrefix": name, "url": gateway.url(), "tags": { "team": &name[..1] } })
+    }));
+    host.registry(&json!(agents));
+    host.tokens(names);
+    (gateways, host)
+}
+
+fn named(name: &'static str) -> Script {
+    Script::new()
+        .shared_token(&token(name))
+        .reply(move |_| Reply::text(format!("I am {name}\nsecond\nthird\nfourth")))
+}
+
+fn states(document: &Value) -> Vec<(String, String)> {
+    let rows = document["results"].as_array().unwrap().iter();
+    rows.map(|row| {
+        (row["to"]["emailPrefix"].as_str().unwrap().to_owned(), row["state"].as_str().unwrap().to_owned())
+    })
+    .collect()
+}
+
+fn pairs(rows: &[(&str, &str)]) -> Vec<(String, String)> {
+    rows.iter().map(|(name, state)| ((*name).to_owned(), (*state).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn everybody_but_me_is_asked_and_told_in_registry_order() {
+    // The first of the registry answers last.
+    let gate = Gate::new();
+    let held = gate.clone();
+    let slow = FakeGateway::start(named("ann").reply(move |_| Reply::text("I am ann").when(&held))).await;
+    let (mut gateways, host) = team(&["bob", "cid"]).await;
+    host.registry(&json!([
+        { "name": "ann", "emailPrefix": "ann", "url": slow.url() },
+        { "name": "Alice", "emailPrefix": "alice", "ip": "" },
+        { "name": "bob", "emailPrefix": "bob", "url": gateways[0].url() },
+        { "name": "cid", "emailPrefix": "cid", "url": gateways[1].url() },
+    ]));
+    host.tokens(&["ann", "bob", "cid"]);
+    let run = host.run(&["broadcast", "--message", "hi", "--json"]);
+    let order = async {
+        for gateway in &mut gateways {
+            until(gateway, |gateway| gateway.ledger().total() == 1).await;
+        }
+        gate.open();
+    };
+    let (out, ()) = tokio::join!(run, order);
+    let document = out.ok().json();
+    assert_eq!(states(&document), pairs(&[("ann", "replied"), ("bob", "replied"), ("cid", "replied")]));
+    assert_eq!(document["counts"], json!({ "replied": 3 }));
+    assert_eq!(document["results"][0]["reply"], json!({ "text": "I am ann" }));
+    assert_eq!(document["results"][1]["reply"]["text"], "I am bob\nsecond\nthird\nfourth", "whole replies");
+    let ids: Vec<_> =
+        document["results"].as_array().unwrap().iter().map(|row| row["id"].to_string()).collect();
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && document["id"].is_string());
+}
+
+#[tokio::test]
+async fn text_shows_who_said_what() {
+    let (_gateways, host) = team(&["bob", "cid"]).await;
+    let out = host.run(&["broadcast", "--message", "hi"]).await.ok();
+    insta::assert_snapshot!(out.transcript());
+}
+
+#[tokio::test]
+async fn some_reached_is_8_and_the_skipped_do_not_count() {
+    let (gateways, host) = team(&["bob", "cid"]).await;
+    let dead = DeadPort::new();
+    let agents = |more: Value| {
+        let mut agents = vec![
+            json!({ "name": "bob", "emailPrefix": "bob", "url": gateways[0].url() }),
+            json!({ "name": "pending", "emailPrefix": "pending", "ip": "" }),
+        ];
+        agents.push(more);
+        json!(agents)
+    };
+    host.registry(&agents(json!({ "name": "dan", "emailPrefix": "dan", "url": dead.url() })));
+    host.tokens(&["bob", "cid", "dan"]);
+    let document = host.run(&["broadcast", "--message", "hi", "--json"]).await.exits(8).json();
+    assert_eq!(
+        states(&document),
+        pairs(&[("bob", "replied"), ("pending", "skipped"), ("dan", "unreachable")])
+    );
+    assert_eq!(document["counts"], json!({ "replied": 1, "skipped": 1, "unreachable": 1 }));
+    assert_eq!(document["error"]["code"], "reached-some");
+    assert_eq!(document["results"][2]["error"]["code"], "unreachable");
+    host.registry(&agents(json!({ "name": "cid", "emailPrefix": "cid", "url": gateways[1].url() })));
+    host.run(&["broadcast", "--message", "hi"]).await.ok();
+}
+
+#[tokio::test]
+async fn a_peer_whose_token_we_lack_is_skipped() {
+    let (gateways, host) = team(&["bob", "cid"]).await;
+    host.tokens(&["bob"]);
+    let document = host.run(&["broadcast", "--message", "hi", "--json"]).await.ok().json();
+    assert_eq!(states(&document), pairs(&[("bob", "replied"), ("cid", "skipped")]));
+    assert_eq!(gateways[1].connects(), 0);
+}
+
+#[tokio::test]
+async fn a_quorum_is_enough() {
+    let (gateways, host) = team(&["bob"]).await;
+    let dead = DeadPort::new();
+    host.registry(&json!([
+        { "name": "bob", "emailPrefix": "bob", "url": gateways[0].url() },
+        { "name": "dan", "emailPrefix": "dan", "url": dead.url() },
+    ]));
+    host.tokens(&["bob", "dan"]);
+    for (quorum, exit) in [("1", 0), ("2", 8), ("3", 8)] {
+        host.run(&["broadcast", "--message", "hi", "--quorum", quorum]).await.exits(exit);
+    }
+}
+
+#[tokio::test]
+async fn nobody_reached_is_6() {
+    let dead = DeadPort::new();
+    let host = Host::with_bob(&dead.url());
+    let document = host.run(&["broadcast", "--message", "hi", "--json"]).await.exits(6).json();
+    assert_eq!(document["counts"], json!({ "unreachable": 1 }));
+}
+
+#[tokio::test]
+async fn the_fallback_is_used_only_when_asked_for() {
+    let dead = DeadPort::new();
+    let host = Host::with_bob(&dead.url());
+    let script = host.write("im.sh", "#!/bin/sh\n: > im.log\n");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let call = |args: &[&str]| {
+        host.call(&[&["broadcast", "--message", "hi", "--json"], args].concat())
+            .env("MESH_IM_FALLBACK", &script)
+    };
+    call(&[]).run().await.exits(6);
+    assert!(!host.path("im.log").exists());
+    let document = call(&["--fallback"]).run().await.ok().json();
+    assert_eq!(document["counts"], json!({ "fallback": 1 }));
+}
+
+#[tokio::test]
+async fn a_selection_reaches_those_and_no_others() {
+    let (gateways, host) = team(&["ann", "bob", "bea"]).await;
+    let rows: [(&[&str], &[usize]); 5] = [
+        (&["--only", "ann,bob"], &[0, 1]),
+        (&["--only", "ann", "--only", "bea"], &[0, 2]),
+        (&["--except", "bob"], &[0, 2]),
+        (&["--to-tag", "team=b"], &[1, 2]),
+        (&["--to-tag", "team=b", "--except", "bea"], &[1]),
+    ];
+    let mut expected = [0; 3];
+    for (options, chosen) in rows {
+        host.run(&[&["broadcast", "--message", "hi"], options].concat()).await.ok();
+        chosen.iter().for_each(|place| expected[*place] += 1);
+        let counts: Vec<usize> = gateways.iter().map(|gateway| gateway.ledger().total()).collect();
+        assert_eq!(counts, expected, "{options:?}");
+    }
+    host.run(&["broadcast", "--message", "hi", "--only", "zebedee"]).await.exits(4);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_who_would_be_asked_and_connects_to_nobody() {
+    let (gateways, host) = team(&["bob", "cid"]).await;
+    host.tokens(&["bob"]);
+    let document = host.run(&["broadcast", "--message", "hi", "--dry-run", "--json"]).await.ok().json();
+    assert_eq!(document["dryRun"], true);
+    assert_eq!(document["message"], "hi");
+    assert_eq!(states(&document), pairs(&[("bob", "would-send"), ("cid", "skipped")]));
+    let bob = &document["results"][0];
+    assert_eq!((&bob["address"], &bob["bytes"]), (&json!(gateways[0].url()), &json!(2)));
+    assert_eq!((&bob["session"], &bob["token"]), (&json!("agent:main:mesh:alice"), &json!("configured")));
+    assert_eq!(document["results"][1]["token"], "missing");
+    insta::assert_snapshot!(host.run(&["broadcast", "--message", "hi", "--dry-run"]).await.transcript());
+    assert!(gateways.iter().all(|gateway| gateway.connections() == 0), "a dry run connected");
+}
+
+#[tokio::test]
+async fn no_wait_leaves_them_at_work() {
+    let gateway = FakeGateway::start(named("bob").reply(|_| Reply::never())).await;
+    let host = Host::with_bob(&gateway.url());
+    let document = host.run(&["broadcast", "--message", "hi", "--no-wait", "--json"]).await.ok().json();
+    assert_eq!(document["counts"], json!({ "accepted": 1 }));
+}
+
+#[tokio::test]
+async fn one_at_a_time_is_possible() {
+    let (gateways, host) = team(&["bob", "cid", "dan"]).await;
+    let document =
+        host.run(&["broadcast", "--message", "hi", "--concurrency", "1", "--json"]).await.ok().json();
+    assert_eq!(document["counts"], json!({ "replied": 3 }));
+    assert!(gateways.iter().all(|gateway| gateway.ledger().total() == 1));
+}

@@ -1,0 +1,80 @@
+//! `docs/cli.md` and `docs/config.md` are what the binary says of itself, never written by hand:
+//! `UPDATE_DOCS=1 cargo test -p agent-mesh docs`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::Host;
+
+const WRITTEN: &str = "<!-- Written by `UPDATE_DOCS=1 cargo test -p agent-mesh docs`. Do not edit. -->";
+
+#[tokio::test]
+async fn docs_cli_md_is_what_help_says() {
+    let host = Host::anonymous();
+    let mut text = format!("# Commands\n\n{WRITTEN}\n");
+    let mut waiting = vec![Vec::<String>::new()];
+    while let Some(command) = waiting.pop() {
+        let help = host.run(&[&command[..], &["--help".to_owned()]].concat()).await.ok().stdout;
+        let name = [&["agent-mesh".to_owned()], &command[..]].concat().join(" ");
+        let _ = write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", trimmed(&help, command.is_empty()));
+        // The last is taken first: this keeps the order of the help.
+        let below = subcommands(&help).into_iter().rev();
+        waiting.extend(below.map(|name| [&command[..], &[name]].concat()));
+    }
+    compare("cli.md", &text);
+}
+
+#[tokio::test]
+async fn docs_config_md_is_what_config_says() {
+    let document = Host::anonymous().run(&["config", "--json"]).await.ok().json();
+    let mut text = format!(
+        "# Settings\n\n{WRITTEN}\n\nA flag wins over a variable, a variable over `config.toml`, and that over the default. \
+         A variable that is set to nothing counts as not set; a value that does not parse is an error that names the \
+         variable.\n`agent-mesh config` shows every setting as it is now, and where its value comes from.\n\n\
+         | setting | flag | variable | `config.toml` | default |\n|---|---|---|---|---|\n"
+    );
+    let rows = document["settings"].as_array().unwrap();
+    let code = |value: &Value| value.as_str().map_or_else(|| "-".to_owned(), |text| format!("`{text}`"));
+    for row in rows {
+        let key = if row["inFile"] == true { code(&row["name"]) } else { "-".to_owned() };
+        let (name, default) = (row["name"].as_str().unwrap(), row["default"].as_str().unwrap());
+        let (flag, env) = (code(&row["flag"]), code(&row["env"]));
+        let _ = writeln!(text, "| [{name}](#{name}) | {flag} | {env} | {key} | {default} |");
+    }
+    text.push_str("\n## What they mean\n");
+    for row in rows {
+        let (name, meaning) = (row["name"].as_str().unwrap(), row["meaning"].as_str().unwrap());
+        let _ = write!(text, "\n### {name}\n\n{meaning}\n");
+    }
+    compare("config.md", &text);
+}
+
+/// Without the options that every command has, except where they are explained.
+fn trimmed(help: &str, whole: bool) -> String {
+    let end = if whole { None } else { help.find("\nGlobal options:\n") };
+    let kept = end.map_or(help, |end| &help[..end]);
+    kept.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+fn subcommands(help: &str) -> Vec<String> {
+    let below = help.split_once("\nCommands:\n").map_or("", |(_, below)| below);
+    let rows = below.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    rows.filter(|row| !row.starts_with(' '))
+        .filter_map(|row| row.split(' ').next().map(str::to_owned))
+        .collect()
+}
+
+#[track_caller]
+fn compare(name: &str, written: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    #[allow(clippy::disallowed_methods, reason = "a test asks its caller whether to write")]
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, written).unwrap();
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == written, "docs/{name} is out of date: run UPDATE_DOCS=1 cargo test -p agent-mesh docs");
+}

@@ -1,0 +1,25 @@
+//! The binary as its users see it: argv and files in; stdout, stderr and an exit code out. The environment is empty, the
+//! home folder fresh, and no address leads off this machine.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers outside of test functions stop the test the same way"
+)]
+
+mod broadcast;
+mod config;
+mod demo;
+mod docs;
+mod failures;
+mod list_ping;
+mod outbox;
+mod output;
+mod pair;
+mod send;
+mod serve;
+mod support;
+mod sync;
+mod token;
+mod whoami;

@@ -1,0 +1,344 @@
+//! `send` against a gateway that plays its part.
+
+use std::fs;
+
+use agent_mesh_testkit::{FakeGateway, Reply};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Host, heard, mode, signal, strict, token, until};
+
+/// Alice, Bob, and Bob's gateway.
+async fn bob() -> (FakeGateway, Host) {
+    let gateway = FakeGateway::start(
+        strict().reply(|turn| Reply::text(format!("heard: {}", last_line(&turn.message)))),
+    )
+    .await;
+    let host = Host::with_bob(&gateway.url());
+    (gateway, host)
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_reply_goes_to_stdout_and_nothing_else() {
+    let (gateway, host) = bob().await;
+    let out = host.run(&["send", "--to", "bob", "--message", "is the build green?"]).await.ok();
+    assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("heard: is the build green?\n", ""));
+    assert_eq!(heard(&gateway), ["is the build green?"]);
+    assert_eq!(gateway.connects(), 1, "one connection, one turn");
+}
+
+#[tokio::test]
+async fn the_document_tells_the_whole_story() {
+    let (_gateway, host) = bob().await;
+    let out = host.run(&["send", "--to", "BOBBY", "--message", "戴", "--json"]).await.ok();
+    let document = out.json();
+    assert_eq!(document["to"], json!({ "name": "Bob", "emailPrefix": "bob" }));
+    assert_eq!(document["via"], "agent");
+    assert_eq!(document["session"], "agent:main:mesh:alice");
+    assert_eq!(document["bytes"], 3);
+    assert_eq!(document["state"], "replied");
+    assert_eq!(document["reply"], json!({ "text": "heard: 戴" }));
+    assert!(uuid::Uuid::try_parse(document["id"].as_str().unwrap()).is_ok());
+    let at = |name: &str| document["receipt"][name].as_str().unwrap().to_owned();
+    let (reached, accepted, finished) = (at("reachedAt"), at("acceptedAt"), at("finishedAt"));
+    assert!(reached <= accepted && accepted <= finished && finished.ends_with('Z'), "{document}");
+    assert_eq!(out.stdout.lines().count(), 1, "one document on one line");
+}
+
+#[tokio::test]
+async fn quiet_prints_only_the_reply() {
+    let (_gateway, host) = bob().await;
+    let call = host.call(&["send", "--quiet", "--to", "bob", "--message", "1234567"]);
+    let out = call.env("MESH_MSG_SOFT_LIMIT", "5").run().await.ok();
+    assert_eq!(out.stdout, "heard: 1234567\n");
+}
+
+#[tokio::test]
+async fn a_message_comes_from_wherever_it_is() {
+    let (gateway, host) = bob().await;
+    host.write("note.txt", "from a file\n");
+    host.run(&["send", "--to", "bob", "--message-file", "note.txt"]).await.ok();
+    host.call(&["send", "--to", "bob"]).stdin("piped\n").run().await.ok();
+    host.call(&["send", "--to", "bob", "--message-file", "-"]).stdin("dash\n\n").run().await.ok();
+    host.call(&["send", "--to", "bob", "--message", "argument"]).stdin("not read").run().await.ok();
+    assert_eq!(heard(&gateway), ["from a file", "piped", "dash\n", "argument"]);
+}
+
+#[tokio::test]
+async fn a_message_may_begin_with_a_dash() {
+    let (gateway, host) = bob().await;
+    host.run(&["send", "--to", "bob", "--message", "--force is bad, -x too"]).await.ok();
+    host.run(&["send", "--to", "bob", "-m", "- one\n- two"]).await.ok();
+    assert_eq!(heard(&gateway), ["--force is bad, -x too", "- one\n- two"]);
+}
+
+#[tokio::test]
+async fn over_the_soft_limit_is_sent_with_a_warning() {
+    let (gateway, host) = bob().await;
+    let limits =
+        |call: crate::support::Call| call.env("MESH_MSG_SOFT_LIMIT", "5").env("MESH_MSG_HARD_LIMIT", "6");
+    let out = limits(host.call(&["send", "--to", "bob", "--message", "戴泽"])).run().await.ok();
+    assert!(out.stderr.contains("warning: ") && out.stderr.contains("6 bytes"), "{}", out.stderr);
+    let out = limits(host.call(&["send", "--to", "bob", "--message", "12345"])).run().await.ok();
+    assert_eq!(out.stderr, "", "at the limit is not above it, and the header does not count");
+    assert_eq!(heard(&gateway).len(), 2);
+}
+
+#[tokio::test]
+async fn no_wait_ends_when_the_message_was_accepted() {
+    let gateway = FakeGateway::start(strict().reply(|_| Reply::never())).await;
+    let host = Host::with_bob(&gateway.url());
+    for via in ["agent", "chat"] {
+        let document = host
+            .run(&["send", "--to", "bob", "--message", via, "--no-wait", "--via", via, "--json"])
+            .await
+            .ok()
+            .json();
+        assert_eq!((&document["state"], &document["reply"]), (&json!("accepted"), &Value::Null));
+        assert!(document["receipt"]["finishedAt"].is_null());
+    }
+    let out = host.run(&["send", "--to", "bob", "--message", "text", "--no-wait"]).await.ok();
+    assert!(out.stdout.starts_with("accepted "), "{}", out.stdout);
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_all_and_touches_nothing() {
+    let (gateway, host) = bob().await;
+    let document =
+        host.run(&["send", "--to", "bob", "--message", "hello", "--dry-run", "--json"]).await.ok().json();
+    assert_eq!(document["dryRun"], true);
+    assert_eq!(document["to"]["emailPrefix"], "bob");
+    assert_eq!(document["address"], gateway.url());
+    assert_eq!(document["session"], "agent:main:mesh:alice");
+    assert_eq!(document["bytes"], 5);
+    assert_eq!(document["token"], "configured");
+    assert!(document["message"].as_str().unwrap().ends_with("hello"));
+    fs::remove_file(host.config("tokens.json")).unwrap();
+    let document =
+        host.run(&["send", "--to", "bob", "--message", "hello", "--dry-run", "--json"]).await.ok().json();
+    assert_eq!(document["token"], "missing");
+    insta::assert_snapshot!(
+        host.run(&["send", "--to", "bob", "--message", "hello", "--dry-run"]).await.transcript()
+    );
+    assert_eq!(gateway.connections(), 0, "a dry run connected");
+}
+
+#[tokio::test]
+async fn a_dry_run_sends_exactly_what_a_send_sends() {
+    let (gateway, host) = bob().await;
+    let id = "0197d3f0-8c5e-7cc1-b1a4-0c8f5d4e2a11";
+    let args = ["send", "--to", "bob", "--message", "hello", "--thread", "ci", "--id", id];
+    let dry = host.run(&[&args[..], &["--dry-run", "--json"]].concat()).await.ok().json();
+    let sent = host.run(&[&args[..], &["--json"]].concat()).await.ok().json();
+    let params = gateway.requests("agent").remove(0);
+    assert_eq!(params["message"], dry["message"]);
+    assert_eq!(params["sessionKey"], dry["session"]);
+    assert_eq!((&sent["bytes"], &sent["session"]), (&dry["bytes"], &dry["session"]));
+}
+
+#[tokio::test]
+async fn the_key_on_the_wire_follows_the_contract() {
+    let rows: [(&str, &[&str], &str); 7] = [
+        ("one session a sender", &[], "agent:main:mesh:alice"),
+        ("--session main, as the bash skill", &["--session", "main"], "agent:main:main"),
+        ("--session in full", &["--session", "agent:x:y"], "agent:x:y"),
+        ("--thread", &["--thread", "ci"], "agent:main:mesh:alice:ci"),
+        ("--agent", &["--agent", "coder"], "agent:coder:mesh:alice"),
+        ("--agent and --session", &["--agent", "coder", "--session", "main"], "agent:coder:main"),
+        ("another sender", &["--me", "carol"], "agent:main:mesh:carol"),
+    ];
+    let (gateway, host) = bob().await;
+    for via in ["agent", "chat"] {
+        for (row, options, key) in rows {
+            let args = [&["send", "--to", "bob", "--message", row, "--via", via], options].concat();
+            host.run(&args).await.ok();
+            let method = if via == "chat" { "chat.send" } else { "agent" };
+            let params = gateway.requests(method).pop().unwrap();
+            assert_eq!(params["sessionKey"], key, "{row}, {via}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sender_whom_nothing_names_goes_by_its_device() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::anonymous();
+    host.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": gateway.url() }]));
+    host.tokens(&["bob"]);
+    let document = host.run(&["send", "--to", "bob", "--message", "hi", "--json"]).await.ok().json();
+    let device = gateway.requests("connect")[0]["device"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(document["session"], format!("agent:main:mesh:dev-{}", &device[..12]));
+}
+
+#[tokio::test]
+async fn the_registry_can_choose_session_agent_and_route() {
+    let (gateway, host) = bob().await;
+    host.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": gateway.url(),
+        "session": "main", "agent": "ops", "via": "chat" }]));
+    let document = host.run(&["send", "--to", "bob", "--message", "hi", "--json"]).await.ok().json();
+    assert_eq!((&document["via"], &document["session"]), (&json!("chat"), &json!("agent:ops:main")));
+    assert_eq!(gateway.requests("chat.send").len(), 1);
+}
+
+#[tokio::test]
+async fn every_message_says_who_speaks() {
+    let (gateway, host) = bob().await;
+    let id = "0197d3f0-8c5e-7cc1-b1a4-0c8f5d4e2a11";
+    host.run(&["send", "--to", "bob", "--message", "hi", "--thread", "ci builds", "--id", id]).await.ok();
+    host.run(&["send", "--to", "bob", "--message", "hi", "--no-header"]).await.ok();
+    let [with, without] = [0, 1].map(|n| gateway.requests("agent")[n].clone());
+    let header = format!("[agent-mesh/1 from=alice id={id} thread=ci%20builds hops=0 reply=this-turn]\n(");
+    let text = with["message"].as_str().unwrap();
+    assert!(text.starts_with(&header) && text.ends_with("\n\nhi"), "{text}");
+    assert_eq!(with["idempotencyKey"], id);
+    assert_eq!(without["message"], "hi");
+    let provenance = json!({ "kind": "inter_session", "sourceSessionKey": "mesh:alice",
+        "sourceChannel": "agent-mesh", "sourceTool": "agent_mesh" });
+    assert_eq!((&with["inputProvenance"], &without["inputProvenance"]), (&provenance, &provenance));
+    assert!(with.get("timeout").is_none(), "our deadline must not end their run");
+}
+
+#[tokio::test]
+async fn one_id_is_one_turn() {
+    let (gateway, host) = bob().await;
+    let id = "0197d3f0-8c5e-7cc1-b1a4-0c8f5d4e2a11";
+    let args = ["send", "--to", "bob", "--message", "once", "--id", id];
+    host.run(&args).await.ok();
+    let out = host.run(&args).await.exits(2);
+    assert!(out.stderr.contains("agent-mesh wait"), "{}", out.stderr);
+    assert_eq!(host.run(&["wait", id]).await.ok().stdout, "heard: once\n", "the first answer comes back");
+    assert_eq!(gateway.ledger().total(), 1);
+}
+
+#[tokio::test]
+async fn rounds_send_each_reply_back() {
+    let (gateway, host) = bob().await;
+    let args = ["send", "--to", "bob", "--message", "start", "--rounds", "2"];
+    let out = host.run(&args).await.ok();
+    assert_eq!(out.stdout, "heard: start\nheard: heard: start\n");
+    let document = host.run(&[&args[..], &["--json"]].concat()).await.ok().json();
+    let rounds = json!([{ "message": "start", "reply": "heard: start" },
+        { "message": "heard: start", "reply": "heard: heard: start" }]);
+    assert_eq!(document["rounds"], rounds);
+    assert_eq!(document["reply"]["text"], "heard: heard: start");
+    assert_eq!(heard(&gateway), ["start", "heard: start", "start", "heard: start"]);
+    assert_eq!(gateway.connections(), 2, "one connection a conversation");
+    let keys: Vec<Value> =
+        gateway.requests("agent").into_iter().map(|mut p| p["sessionKey"].take()).collect();
+    assert!(keys.iter().all(|key| key == "agent:main:mesh:alice"), "{keys:?}");
+}
+
+#[tokio::test]
+async fn one_round_is_a_conversation_too() {
+    let (_gateway, host) = bob().await;
+    let document =
+        host.run(&["send", "--to", "bob", "--message", "a", "--rounds", "1", "--json"]).await.ok().json();
+    assert_eq!(document["rounds"], json!([{ "message": "a", "reply": "heard: a" }]));
+}
+
+#[tokio::test]
+async fn a_reply_too_large_to_send_back_ends_the_rounds() {
+    let gateway = FakeGateway::start(strict().reply(|_| Reply::text("x".repeat(300)))).await;
+    let host = Host::with_bob(&gateway.url());
+    let call = host.call(&["send", "--to", "bob", "--message", "a", "--rounds", "3", "--json"]);
+    let call = call.env("MESH_MSG_SOFT_LIMIT", "100").env("MESH_MSG_HARD_LIMIT", "200");
+    let document = call.run().await.exits(7).json();
+    assert_eq!(document["error"]["code"], "message-too-large");
+    assert_eq!(document["rounds"].as_array().map(Vec::len), Some(1), "what was said is told");
+    assert_eq!(gateway.requests("agent").len(), 1);
+}
+
+#[tokio::test]
+async fn a_device_token_is_kept_and_used_without_the_shared_one() {
+    let gateway = FakeGateway::start(strict().issues_device_token(&token("device"))).await;
+    let host = Host::with_bob(&gateway.url());
+    host.run(&["send", "--to", "bob", "--message", "first"]).await.ok();
+    fs::remove_file(host.config("tokens.json")).unwrap();
+    host.run(&["send", "--to", "bob", "--message", "second"]).await.ok();
+    let shown: Vec<Value> = gateway.requests("connect").into_iter().map(|mut p| p["auth"].take()).collect();
+    assert!(shown[0].to_string().contains(&token("bob")), "{shown:?}");
+    assert!(shown[1].to_string().contains(&token("device")) && !shown[1].to_string().contains(&token("bob")));
+    assert_eq!(mode(&host.state("device-tokens.json")), 0o600);
+    assert_eq!(mode(&host.state("device.pem")), 0o600);
+    assert_eq!(mode(&host.state("")), 0o700);
+    let rows = host.run(&["list", "--json"]).await.ok().json()["agents"].clone();
+    assert_eq!((&rows[1]["paired"], &rows[1]["token"]), (&json!(true), &json!("configured")));
+    assert!(host.run(&["whoami", "--json"]).await.ok().json()["device"]["id"].is_string());
+}
+
+#[tokio::test]
+async fn the_device_is_one_and_asks_for_no_more_than_to_talk() {
+    let (gateway, host) = bob().await;
+    for _ in 0..2 {
+        host.run(&["send", "--to", "bob", "--message", "hi"]).await.ok();
+    }
+    let connects = gateway.requests("connect");
+    assert_eq!(connects[0]["device"]["id"], connects[1]["device"]["id"]);
+    assert_eq!(connects[0]["client"]["displayName"], connects[1]["client"]["displayName"]);
+    assert_eq!(connects[0]["client"]["platform"], "agent-mesh");
+    let mut scopes: Vec<&str> =
+        connects[0]["scopes"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    scopes.sort_unstable();
+    assert_eq!(scopes, ["operator.read", "operator.write"]);
+}
+
+#[tokio::test]
+async fn an_unreachable_peer_gets_the_message_by_the_fallback() {
+    let dead = crate::support::DeadPort::new();
+    let host = Host::with_bob(&dead.url());
+    let script = host.write("im.sh", "#!/bin/sh\nprintf '%s\\n' \"$@\" > im.log\n");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let send = |args: &[&str]| host.call(&[&["send", "--to", "bob", "--message", "hi there"], args].concat());
+    let send = |args| send(args).env("MESH_IM_FALLBACK", &script).env("MESH_EMAIL_DOMAIN", "corp.example");
+    let document = send(&["--json"]).run().await.ok().json();
+    assert_eq!(document["state"], "fallback");
+    let said = fs::read_to_string(host.path("im.log")).unwrap();
+    assert_eq!(said, "--to\nbob@corp.example\n--msg\n[agent-mesh fallback] hi there\n");
+    fs::write(&script, "#!/bin/sh\necho no network >&2\nexit 3\n").unwrap();
+    let document = send(&["--json"]).run().await.exits(6).json();
+    assert_eq!(document["error"]["code"], "fallback-failed");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_no_reason_for_the_fallback() {
+    let gateway = FakeGateway::start(agent_mesh_testkit::Script::new().shared_token("another")).await;
+    let host = Host::with_bob(&gateway.url());
+    let script = host.write("im.sh", "#!/bin/sh\n: > im.log\n");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    host.call(&["send", "--to", "bob", "--message", "hi"])
+        .env("MESH_IM_FALLBACK", &script)
+        .run()
+        .await
+        .exits(5);
+    assert!(!host.path("im.log").exists(), "the fallback ran");
+}
+
+#[tokio::test]
+async fn ctrl_c_prints_the_id_and_what_was_said() {
+    let gateway = FakeGateway::start(strict().reply(|turn| {
+        if turn.message.ends_with("start") { Reply::text("first reply") } else { Reply::never() }
+    }))
+    .await;
+    let host = Host::with_bob(&gateway.url());
+    let child = host.call(&["send", "--to", "bob", "--message", "start", "--rounds", "3", "--json"]).spawn();
+    until(&gateway, |gateway| gateway.ledger().total() == 2).await;
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&document["ok"], &document["error"]["code"]), (&json!(false), &json!("interrupted")));
+    assert!(document["id"].is_string());
+    assert_eq!(document["rounds"], json!([{ "message": "start", "reply": "first reply" }]));
+
+    let child = host.call(&["send", "--to", "bob", "--message", "stop"]).spawn();
+    until(&gateway, |gateway| gateway.requests("agent").len() == 3).await;
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let id = gateway.requests("agent").pop().unwrap()["idempotencyKey"].take();
+    assert!(String::from_utf8_lossy(&output.stderr).contains(id.as_str().unwrap()), "{output:?}");
+}

@@ -1,0 +1,174 @@
+//! `serve`: the binary on both ends.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::{Host, Serve, mode, token};
+
+/// Bob's host, his gateway, and Alice's host, which knows his token and address.
+async fn both(args: &[&str]) -> (Host, Serve, Host) {
+    let bobs = Host::new();
+    bobs.write("serve.token", token("bob"));
+    let serve = Serve::start(&bobs, &[&["--token-file", "serve.token"], args].concat()).await;
+    let alices = Host::with_bob(&serve.url());
+    (bobs, serve, alices)
+}
+
+#[tokio::test]
+async fn it_makes_a_token_listens_and_ends_when_told_to() {
+    let host = Host::new();
+    let mut serve = Serve::start(&host, &[]).await;
+    let line = serve.line().await;
+    let path = host.state("serve-token");
+    assert!(line.contains(path.to_str().unwrap()), "{line}");
+    assert_eq!((mode(&path), mode(&host.state(""))), (0o600, 0o700));
+    let made = fs::read_to_string(&path).unwrap();
+    assert!(made.trim().len() >= 32 && !line.contains(made.trim()), "{line}");
+    assert_eq!(serve.end().await, Some(0));
+    let serve = Serve::start(&host, &[]).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), made, "the next start keeps it");
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn its_token_comes_from_a_file_or_the_environment() {
+    let (_bobs, serve, alices) = both(&[]).await;
+    alices.run(&["send", "--to", "bob", "--message", "hi"]).await.ok();
+    alices.tokens(&["nobody"]);
+    assert_eq!(serve.end().await, Some(0));
+    let host = Host::new();
+    host.write("wide", token("x"));
+    fs::set_permissions(host.path("wide"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let out = host.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "wide"]).await.exits(7);
+    assert!(out.stderr.contains("chmod 600"), "{}", out.stderr);
+}
+
+#[tokio::test]
+async fn echo_answers_through_the_real_binary() {
+    let (_bobs, serve, alices) = both(&["--agent", "echo"]).await;
+    for (via, reply) in [("agent", "echo: hello 戴泽\n"), ("chat", "echo: hello 戴泽\n")] {
+        let out = alices.run(&["send", "--to", "bob", "--message", "hello 戴泽", "--via", via]).await.ok();
+        assert_eq!(out.stdout, reply, "{via}");
+    }
+    let document =
+        alices.run(&["send", "--to", "bob", "--message", "a", "--rounds", "3", "--json"]).await.ok().json();
+    assert_eq!(document["reply"]["text"], "echo: echo: echo: a");
+    alices.run(&["ping", "--to", "bob"]).await.ok();
+    assert_eq!(alices.run(&["list", "--json"]).await.ok().json()["summary"]["online"], 1);
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn exec_gives_the_message_on_stdin_and_takes_the_reply_from_stdout() {
+    let (_bobs, serve, alices) =
+        both(&["--agent", "exec", "--", "/bin/sh", "-c", "read line; echo \"got $line\""]).await;
+    let out = alices.run(&["send", "--to", "bob", "--message", "one", "--no-header"]).await.ok();
+    assert_eq!(out.stdout, "got one\n");
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn exec_that_fails_is_a_failed_run() {
+    let (_bobs, serve, alices) =
+        both(&["--agent", "exec", "--", "/bin/sh", "-c", "echo no luck >&2; exit 3"]).await;
+    let document = alices.run(&["send", "--to", "bob", "--message", "one", "--json"]).await.exits(1).json();
+    assert_eq!((&document["state"], &document["error"]["code"]), (&json!("failed"), &json!("run-failed")));
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn exec_that_never_reads_is_fine() {
+    let (_bobs, serve, alices) = both(&["--agent", "exec", "--", "/bin/sh", "-c", "echo deaf"]).await;
+    let long = "x".repeat(8000);
+    let out = alices.run(&["send", "--to", "bob", "--message", &long]).await.ok();
+    assert_eq!(out.stdout, "deaf\n");
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn only_its_token_opens_it_for_pairing_commands() {
+    let (bobs, serve, alices) = both(&[]).await;
+    alices.run(&["send", "--to", "bob", "--message", "hi"]).await.ok();
+    let pair = |args: &[&str]| {
+        let gateway = serve.url();
+        let call = bobs.call(&[&["pair", "--gateway", &gateway, "--json"], args].concat());
+        call.env("OPENCLAW_GATEWAY_TOKEN", token("bob"))
+    };
+    let list = pair(&["list"]).run().await.ok().json();
+    assert_eq!(
+        (&list["pending"], &list["paired"]),
+        (&json!([]), &json!([])),
+        "loopback and the token need no pairing"
+    );
+    let document = pair(&["approve", "nobody"]).run().await.exits(4).json();
+    assert_eq!(document["error"]["code"], "no-such-device");
+    let wrong = bobs.call(&["pair", "list", "--gateway", &serve.url(), "--json"]);
+    let document = wrong.env("OPENCLAW_GATEWAY_TOKEN", token("wrong")).run().await.exits(5).json();
+    assert_eq!(document["error"]["code"], "own-token-refused");
+    assert_eq!(serve.end().await, Some(0));
+}
+
+/// An address of this machine that is not loopback, so that a client looks remote. Nothing is sent to find it out.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("10.255.255.255:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    matches!(ip, std::net::IpAddr::V4(v4) if v4.is_private()).then_some(ip)
+}
+
+#[tokio::test]
+async fn a_remote_device_is_approved_talks_and_is_revoked() {
+    let Some(ip) = own_address() else { return };
+    let bobs = Host::new();
+    bobs.write("serve.token", token("bob"));
+    let serve = Serve::start_on(&bobs, "0.0.0.0:0", &["--token-file", "serve.token"]).await;
+    let port = serve.address.rsplit(':').next().unwrap();
+    let own = format!("ws://127.0.0.1:{port}");
+    let alices = Host::with_bob(&format!("ws://{ip}:{port}"));
+    let bob = async |args: &[&str]| {
+        let call = bobs.call(&[&["pair", "--json", "--gateway", &own], args].concat());
+        call.env("OPENCLAW_GATEWAY_TOKEN", token("bob")).run().await.ok().json()
+    };
+    let send = &["send", "--to", "bob", "--message", "hi", "--json"];
+
+    assert_eq!(alices.run(send).await.exits(5).json()["error"]["code"], "pairing-required");
+    let filed = alices.run(&["pair", "--to", "bob", "--json"]).await.ok().json();
+    let waiting = bob(&["list"]).await["pending"].clone();
+    assert_eq!(waiting.as_array().map(Vec::len), Some(1), "{waiting}");
+    assert_eq!((&waiting[0]["requestId"], &waiting[0]["remoteIp"]), (&filed["requestId"], &json!(ip)));
+    assert_eq!(waiting[0]["scopes"], json!(["operator.read", "operator.write"]));
+    assert!(waiting[0]["displayName"].as_str().unwrap().starts_with("agent-mesh:alice ("));
+    let approved = bob(&["approve", filed["requestId"].as_str().unwrap()]).await;
+    assert_eq!((&approved["status"], &approved["requestId"]), (&json!("approved"), &filed["requestId"]));
+
+    assert_eq!(alices.run(send).await.ok().json()["reply"]["text"], "echo: hi");
+    fs::remove_file(alices.config("tokens.json")).unwrap();
+    alices.run(send).await.ok();
+    let paired = bob(&["list"]).await["paired"].clone();
+    assert_eq!(paired[0]["deviceId"], approved["device"]["deviceId"], "{paired}");
+
+    assert_eq!(bob(&["revoke", "alice"]).await["status"], "revoked");
+    assert_eq!(alices.run(send).await.exits(5).json()["error"]["code"], "device-token-invalid");
+    assert_eq!(bob(&["list"]).await["paired"], json!([]));
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn the_token_it_made_opens_it_for_its_owner() {
+    let host = Host::new();
+    let serve = Serve::start(&host, &[]).await;
+    let list = host.run(&["pair", "list", "--gateway", &serve.url(), "--json"]).await.ok().json();
+    assert_eq!((&list["pending"], &list["paired"]), (&json!([]), &json!([])));
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = Host::new();
+    let listen = taken.local_addr().unwrap().to_string();
+    let document = host.run(&["serve", "--listen", &listen, "--json"]).await.exits(1).json();
+    assert_eq!(document["error"]["code"], "cannot-serve");
+    assert!(document["error"]["message"].to_string().contains(&listen));
+}

@@ -1,0 +1,98 @@
+//! Which messages, and in which order.
+
+use jiff::Timestamp;
+use rusqlite::{params_from_iter, types::Value};
+
+use super::row::{COLUMNS, stored};
+use super::{Archive, ArchiveError, Stored, search};
+use crate::record::State;
+
+/// Which messages.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// With this peer.
+    pub peer: Option<String>,
+    /// Not older than this.
+    pub since: Option<Timestamp>,
+    /// In this state.
+    pub state: Option<State>,
+    /// On this topic.
+    pub thread: Option<String>,
+    /// With these words in message or reply.
+    pub search: Option<String>,
+    /// Only those to which something happened after this event.
+    pub changed_since: Option<i64>,
+    /// At most so many, the newest.
+    pub limit: Option<u32>,
+}
+
+impl Archive {
+    /// The last event of all.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn last_event(&self) -> Result<i64, ArchiveError> {
+        self.read(|db| db.query_row("SELECT coalesce(max(rowid), 0) FROM events", [], |row| row.get(0))).await
+    }
+
+    /// The messages that fit, newest last.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Stored>, ArchiveError> {
+        self.read(move |db| {
+            let (sql, values) = select(&filter);
+            let mut rows = db
+                .prepare(&sql)?
+                .query_map(params_from_iter(values), stored)?
+                .collect::<Result<Vec<_>, _>>()?;
+            rows.reverse();
+            Ok(rows)
+        })
+        .await
+    }
+}
+
+/// The query of a filter, newest first.
+fn select(filter: &Filter) -> (String, Vec<Value>) {
+    let mut wheres = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    let mut add = |clause: &str, value: Value| {
+        values.push(value);
+        wheres.push(clause.replace('?', &format!("?{}", values.len())));
+    };
+    // The index gives its hits newest first: where hardly anything else is asked for, the first few are enough. With a
+    // filter that fits little, the same order would walk through all hits.
+    let by_words = filter.since.is_none()
+        && filter.state.is_none()
+        && filter.thread.is_none()
+        && filter.changed_since.is_none();
+    let (mut from, mut order) = ("messages", "seq");
+    if let Some(words) = &filter.search {
+        let query = search::query(words).into();
+        if by_words {
+            (from, order) = ("search CROSS JOIN messages ON seq = search.rowid", "search.rowid");
+            add("search MATCH ?", query);
+        } else {
+            add("seq IN (SELECT rowid FROM search WHERE search MATCH ?)", query);
+        }
+    }
+    if let Some(peer) = &filter.peer {
+        add("peer = ?", peer.to_lowercase().into());
+    }
+    if let Some(since) = filter.since {
+        add("created_at >= ?", since.as_millisecond().into());
+    }
+    if let Some(state) = filter.state {
+        add("state = ?", state.name().to_owned().into());
+    }
+    if let Some(thread) = &filter.thread {
+        add("thread = ?", thread.clone().into());
+    }
+    if let Some(event) = filter.changed_since {
+        add("seq IN (SELECT message FROM events WHERE rowid > ?)", event.into());
+    }
+    let wheres = if wheres.is_empty() { "1".to_owned() } else { wheres.join(" AND ") };
+    let limit = filter.limit.map_or(-1, i64::from);
+    (format!("SELECT {COLUMNS} FROM {from} WHERE {wheres} ORDER BY {order} DESC LIMIT {limit}"), values)
+}
