@@ -168,6 +168,16 @@ async fn completions_know_every_command() {
     }
 }
 
+/// The script once named the commands one way and looked for them another: nothing was completed after `send`.
+#[tokio::test]
+async fn bash_completes_the_options_of_a_command() {
+    let script = Host::anonymous().run(&["completions", "bash"]).await.ok().stdout;
+    let asks = "COMP_WORDS=(agent-mesh send --t); COMP_CWORD=2\n_agent__mesh agent-mesh --t send\necho \"${COMPREPLY[@]}\"";
+    let bash = std::process::Command::new("bash").args(["-c", &format!("{script}\n{asks}")]).output();
+    let Ok(out) = bash else { return eprintln!("skipped: there is no bash here") };
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "--to --thread --timeout --tokens");
+}
+
 #[tokio::test]
 async fn man_prints_one_page_or_writes_all() {
     let host = Host::anonymous();

@@ -1,4 +1,4 @@
-//! `docs/cli.md` and `docs/config.md` are what the binary says of itself, never written by hand:
+//! `docs/cli.md`, `docs/config.md` and `docs/registry.schema.json` are what the binary says of itself, never written by hand:
 //! `UPDATE_DOCS=1 cargo test -p agent-mesh docs`.
 
 use std::fmt::Write as _;
@@ -50,6 +50,13 @@ async fn docs_config_md_is_what_config_says() {
         let _ = write!(text, "\n### {name}\n\n{meaning}\n");
     }
     compare("config.md", &text);
+}
+
+#[tokio::test]
+async fn docs_registry_schema_json_is_what_init_writes() {
+    let host = Host::anonymous();
+    host.run(&["init", "--me", "alice@example.com"]).await.ok();
+    compare("registry.schema.json", &fs::read_to_string(host.config("registry.schema.json")).unwrap());
 }
 
 /// Without the options that every command has, except where they are explained.
