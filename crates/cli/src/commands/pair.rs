@@ -48,13 +48,13 @@ enum Action {
     List,
     /// Let a device in
     Approve {
-        /// A request id, a device id or its beginning, or a teammate
+        /// A request id, 16 digits or more of a device id, or a teammate whose device id is in the registry
         #[arg(value_name = "REQUEST")]
         wanted: String,
     },
     /// Turn a request down
     Reject {
-        /// A request id, a device id or its beginning, or a teammate
+        /// A request id, 16 digits or more of a device id, or a teammate whose device id is in the registry
         #[arg(value_name = "REQUEST")]
         wanted: String,
     },
@@ -197,13 +197,14 @@ async fn list(mesh: &Mesh, deadline: Instant, ui: &Ui) -> Result<Exit, CliError>
     if !pairings.pending.is_empty() {
         ui.out("waiting for approval:");
         ui.table(
-            &["REQUEST", "NAME", "SCOPES", "FROM"],
+            &["REQUEST", "DEVICE", "CALLS ITSELF", "SCOPES", "FROM"],
             pairings
                 .pending
                 .iter()
                 .map(|row| {
                     vec![
                         row.request_id.clone(),
+                        row.device_id.get(..16).unwrap_or(&row.device_id).to_owned(),
                         dash(row.display_name.clone()),
                         row.scopes.join(" "),
                         dash(row.remote_ip.clone()),

@@ -23,6 +23,9 @@ use crate::route::gateway;
 /// How often a waiting `pair` looks whether it was approved. Nothing is pushed to a device that waits.
 const POLL: Duration = Duration::from_secs(2);
 
+/// So many digits of a device id let a device in: 64 bits. Fewer could be had by trying keys until they fit.
+const PROOF_DIGITS: usize = 16;
+
 /// Where our request stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -226,7 +229,9 @@ async fn waiting(
 }
 
 fn is_meant(wanted: &str, pinned: &Option<String>, device: &PendingDevice) -> bool {
-    device.request_id == wanted || is_device(wanted, pinned, &device.device_id)
+    device.request_id == wanted
+        || pinned.as_deref() == Some(&device.device_id)
+        || (wanted.len() >= PROOF_DIGITS && device.device_id.starts_with(&wanted.to_ascii_lowercase()))
 }
 
 /// Whether a device id was meant: by its first eight digits or more, or as the one the registry has for a teammate.
@@ -285,6 +290,11 @@ mod tests {
         assert!(!is_meant("alice", &None, &mallory));
         assert!(!is_meant("alice", &Some(ID.to_owned()), &mallory));
         assert!(is_meant("r1", &None, &mallory));
+        assert!(
+            !is_meant(&mallory.device_id[..15], &None, &mallory),
+            "fewer than 16 digits can be made to fit"
+        );
+        assert!(is_meant(&mallory.device_id[..16], &None, &mallory));
     }
 
     #[test]
