@@ -12,6 +12,7 @@
 //! Nobody remote ever gets more than `operator.read` and `operator.write`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::lockout::{Kind, Lockout};
 use crate::pairing::{Claim, Device, Now, Pairing};
+use crate::principal::{Member, Principal};
 use crate::secret::SharedToken;
 
 /// A client at the door: its request was read, and its device proof (if any) holds.
@@ -43,6 +45,8 @@ pub(crate) struct Door<'a> {
 /// A client that may come in.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// Who it is.
+    pub(crate) principal: Principal,
     /// For the hello.
     pub(crate) granted: Granted,
     /// The device list changed and has to be saved before the hello.
@@ -123,7 +127,7 @@ impl Door<'_> {
     fn owner(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let granted = granted(caller.params.scopes.clone());
         let Some(claim) = caller.claim().filter(|_| !caller.is_backend()) else {
-            return Ok(Entry { granted, changed: false });
+            return Ok(Entry { principal: Principal::Owner, granted, changed: false });
         };
         let changed = self.pairing.approve_silently(claim.clone(), self.now)?;
         self.pairing.seen(&claim, self.now);
@@ -131,12 +135,13 @@ impl Door<'_> {
             Some(device) => with_token(granted, device),
             None => granted,
         };
-        Ok(Entry { granted, changed })
+        Ok(Entry { principal: Principal::Owner, granted, changed })
     }
 
     fn remote_with_shared_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let Some(claim) = caller.claim().map(Claim::remote) else {
-            return Ok(Entry { granted: granted(Vec::new()), changed: false });
+            let principal = Principal::Peer(Arc::new(Member::nobody()));
+            return Ok(Entry { principal, granted: granted(Vec::new()), changed: false });
         };
         let Some(device) = self.pairing.device(&claim.device_id) else {
             return Err(self.ask(&claim, &NOT_PAIRED));
@@ -148,8 +153,9 @@ impl Door<'_> {
             return Err(self.ask(&claim, &SCOPE_UPGRADE));
         }
         let granted = with_token(granted(claim.scopes.clone()), device);
+        let principal = principal(device, caller.is_local());
         self.pairing.seen(&claim, self.now);
-        Ok(Entry { granted, changed: false })
+        Ok(Entry { principal, granted, changed: false })
     }
 
     fn with_device_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
@@ -162,8 +168,9 @@ impl Door<'_> {
             return Err(scope_mismatch().into());
         }
         let granted = with_token(granted(claim.scopes.clone()), device);
+        let principal = principal(device, caller.is_local());
         self.pairing.seen(&claim, self.now);
-        Ok(Entry { granted, changed: false })
+        Ok(Entry { principal, granted, changed: false })
     }
 
     /// Files a pairing request and says so.
@@ -260,6 +267,16 @@ impl Wrong {
     fn free(error: ErrorShape) -> Self {
         Self { error, counts: false }
     }
+}
+
+/// Who an approved device is. One that the owner let in by coming over loopback with it is his own, as long as it comes
+/// from there.
+fn principal(device: &Device, local: bool) -> Principal {
+    if local && device.is_owners() {
+        return Principal::Owner;
+    }
+    let claim = &device.claim;
+    Principal::Peer(Arc::new(Member::unnamed(&claim.device_id, claim.display_name.as_deref())))
 }
 
 /// Without `method`: the real gateway says it, but its own published schema (2026.9.1) does not know the field.

@@ -24,6 +24,7 @@ use crate::methods::{self, info};
 use crate::outbox::{self, Event, Outbox};
 use crate::params;
 use crate::peers::Conn;
+use crate::principal::Principal;
 use crate::seats::{Seat, network};
 use crate::shared::{Shared, lock, now, now_ms};
 use crate::verify::Ed25519;
@@ -104,6 +105,7 @@ impl From<Error> for Goodbye {
 /// A client that came in.
 struct Welcome {
     params: ConnectParams,
+    principal: Principal,
     device: Option<String>,
     granted: Granted,
     hello: String,
@@ -163,7 +165,8 @@ where
     })?;
     let hello = hello(shared, &entry.granted);
     let hello = handshake.hello(&connect, &hello).map_err(|_| Goodbye::Gone)?;
-    Ok(Welcome { params: connect.params, device, granted: entry.granted, hello, seats })
+    let Entry { principal, granted, .. } = entry;
+    Ok(Welcome { params: connect.params, principal, device, granted, hello, seats })
 }
 
 /// The first text message, without what WebSocket itself needs.
@@ -308,12 +311,14 @@ where
     let conn = Arc::new(Conn {
         number: shared.next_connection(),
         session_scoped: welcome.params.caps.iter().any(|cap| cap == CAP_SESSION_SCOPED),
+        principal: welcome.principal,
         client: welcome.params.client,
         granted: welcome.granted,
         device: welcome.device,
         outbox: Arc::clone(&outbox),
     });
-    tracing::debug!(connection = conn.number, %ip, device = conn.device, "a client connected");
+    let (number, who) = (conn.number, conn.principal.key());
+    tracing::debug!(connection = number, %ip, who, device = conn.device, "a client connected");
     outbox.answer(welcome.hello);
     join(shared, &conn);
     let (sink, mut stream) = socket.split();

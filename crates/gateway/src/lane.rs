@@ -18,6 +18,9 @@ use crate::runs::{Job, Origin, Run};
 use crate::sessions::NewRow;
 use crate::shared::{Shared, lock, now_ms};
 
+/// The permission mode of a peer's turn.
+const PEERS_MAY: &str = "read-only";
+
 /// Executes until nothing waits in this session any more.
 pub(crate) async fn work(shared: Arc<Shared>, session: String) {
     loop {
@@ -50,6 +53,7 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         session_key: job.run.session.clone(),
         message,
         provenance: job.provenance.take(),
+        permission_mode: job.sender.principal.peer().map(|_| PEERS_MAY.to_owned()),
         from: job.sender.clone(),
         cancel: CancellationToken::new(),
     };

@@ -7,6 +7,8 @@ use openclaw_protocol::connect::{ClientInfo, Granted};
 use openclaw_protocol::methods::{SCOPE_PAIRING, SCOPE_READ};
 
 use crate::outbox::{Event, Outbox};
+use crate::principal::Principal;
+use crate::shares::Who;
 
 /// Close code of a socket whose device was removed.
 const CLOSE_REMOVED: u16 = 4001;
@@ -16,7 +18,9 @@ const CLOSE_REMOVED: u16 = 4001;
 pub(crate) struct Conn {
     /// Counts the connections of this process.
     pub(crate) number: u64,
-    /// Who it says it is.
+    /// Who it is.
+    pub(crate) principal: Principal,
+    /// What it says of itself.
     pub(crate) client: ClientInfo,
     /// What it may do.
     pub(crate) granted: Granted,
@@ -26,6 +30,16 @@ pub(crate) struct Conn {
     pub(crate) session_scoped: bool,
     /// How to tell it something.
     pub(crate) outbox: Arc<Outbox>,
+}
+
+impl Conn {
+    /// By what its runs are counted, and whose they are.
+    pub(crate) fn who(&self) -> Who {
+        match &self.principal {
+            Principal::Owner => self.device.clone(),
+            Principal::Peer(member) => Some(member.key.clone()),
+        }
+    }
 }
 
 /// All of them. Events of runs are found by session, so that ten thousand idle connections cost a run nothing.
@@ -157,7 +171,9 @@ mod tests {
             device_family: None,
         };
         let granted = Granted { scopes: vec![scope.into()], ..Granted::default() };
-        (Arc::new(Conn { number, client, granted, device: None, session_scoped, outbox }), queue)
+        let principal = Principal::Owner;
+        let conn = Conn { number, principal, client, granted, device: None, session_scoped, outbox };
+        (Arc::new(conn), queue)
     }
 
     #[test]

@@ -291,8 +291,8 @@ impl Row {
                 let key = format!("{}:user", self.run_id);
                 note["idempotencyKey"] = json!(key);
                 note["transport"] = json!({ "clients": [client] });
-                if let Some(device) = who {
-                    note["deviceId"] = json!(device);
+                if let Some(who) = who {
+                    note["from"] = json!(who);
                 }
                 let mut row = json!({
                     "role": "user", "content": text, "timestamp": self.ts, "idempotencyKey": key, "__openclaw": note,

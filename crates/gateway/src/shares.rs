@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// Who starts runs: a device, or the owner on loopback without one.
+/// Who starts runs: the key of a peer, a device of the owner, or the owner without one.
 pub(crate) type Who = Option<String>;
 
 /// Runs and their bytes.

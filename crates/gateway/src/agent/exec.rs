@@ -274,7 +274,8 @@ mod tests {
             session_key: "agent:main:mesh:alice".into(),
             message: message.into(),
             provenance: None,
-            from: Sender { device_id: Some("d1".into()), display_name: None },
+            permission_mode: None,
+            from: Sender { device_id: Some("d1".into()), ..Sender::default() },
             cancel: CancellationToken::new(),
         }
     }

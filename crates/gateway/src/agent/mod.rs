@@ -8,6 +8,8 @@ use openclaw_protocol::methods::agent::InputProvenance;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::principal::Principal;
+
 mod echo;
 mod exec;
 
@@ -52,6 +54,8 @@ pub struct Turn {
     pub provenance: Option<InputProvenance>,
     /// Who sent it, as far as the gateway knows.
     pub from: Sender,
+    /// What the agent may do in this turn, in the words of OpenClaw's `permissionMode`; none leaves it to the agent.
+    pub permission_mode: Option<String>,
     /// Cancelled when the turn is no longer wanted; soon after, its future is dropped.
     pub cancel: CancellationToken,
 }
@@ -59,6 +63,8 @@ pub struct Turn {
 /// Who sent a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sender {
+    /// Who he has proven to be.
+    pub principal: Principal,
     /// The device that proved itself; none for the owner on loopback without one.
     pub device_id: Option<String>,
     /// The name the client gives itself: a claim.

@@ -126,12 +126,16 @@ fn job(
         shown["displayName"] = json!(name);
     }
     let digest = sha256(message.as_bytes());
-    let who = call.conn.device.clone();
+    let who = call.conn.who();
     Ok(Job {
         run: Arc::new(Run::new(key, origin, session, who, digest, now_ms())),
         message,
         provenance: None,
-        sender: Sender { device_id: call.conn.device.clone(), display_name: client.display_name.clone() },
+        sender: Sender {
+            principal: call.conn.principal.clone(),
+            device_id: call.conn.device.clone(),
+            display_name: client.display_name.clone(),
+        },
         client: shown,
         timeout: None,
         reply_to: None,

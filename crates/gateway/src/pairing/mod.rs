@@ -23,6 +23,9 @@ const REQUEST_LIFE: Duration = Duration::from_secs(300);
 /// The most that any remote device can get.
 const REMOTE_SCOPES: [&str; 2] = [SCOPE_READ, SCOPE_WRITE];
 
+/// How a device was approved that came over loopback with the owner's token.
+const VIA_LOOPBACK: &str = "silent";
+
 /// One moment on both clocks: the wall's for people, the monotonic one for deadlines.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
@@ -113,6 +116,11 @@ impl Device {
         let family = |claim: &Claim| folded(claim.device_family.as_deref().unwrap_or_default());
         let (pinned, given) = (family(&self.claim), family(now));
         folded(&self.claim.platform) == folded(&now.platform) && (pinned.is_empty() || pinned == given)
+    }
+
+    /// Whether the owner let it in by coming over loopback with it.
+    pub(crate) fn is_owners(&self) -> bool {
+        self.approved_via == VIA_LOOPBACK
     }
 
     /// The row of `device.pair.list`; the token is never shown.
@@ -266,7 +274,7 @@ impl Pairing {
         if known.is_some_and(|device| claim.scopes.iter().all(|scope| device.allows(scope, true))) {
             return Ok(false);
         }
-        self.admit(claim, "silent", None, now).map(|_| true)
+        self.admit(claim, VIA_LOOPBACK, None, now).map(|_| true)
     }
 
     fn admit(

@@ -15,16 +15,6 @@ fn code(answer: &Value) -> &str {
     answer["error"]["details"]["code"].as_str().unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// Pairs a device from remote; gives its token.
-async fn pair(gateway: &Fixture, seed: u8, scopes: &[&str]) -> String {
-    let hello = Hello::token(TOKEN).device(seed).scopes(scopes);
-    let asked = gateway.try_connect(&hello, BOB).await;
-    let request = asked["error"]["details"]["requestId"].clone();
-    gateway.owner().await.ok("device.pair.approve", json!({ "requestId": request })).await;
-    let hello = gateway.try_connect(&hello, BOB).await;
-    hello["payload"]["auth"]["deviceToken"].as_str().unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn loopback_and_the_shared_token_are_the_owner() {
     let gateway = Fixture::echo().await;
@@ -77,7 +67,7 @@ async fn a_remote_shared_token_alone_gives_nothing() {
 #[tokio::test]
 async fn a_paired_remote_device_gets_messaging_and_no_more() {
     let gateway = Fixture::echo().await;
-    let token = pair(&gateway, 1, &RW).await;
+    let token = gateway.pair(1, &RW).await;
     let cases: [(Hello, &str, Result<Vec<&str>, &str>); 9] = [
         (Hello::token(TOKEN), BOB, Ok(RW.to_vec())),
         (Hello::token(TOKEN).scopes(&["operator.admin", "operator.read"]), BOB, Ok(vec!["operator.read"])),
@@ -101,7 +91,7 @@ async fn a_paired_remote_device_gets_messaging_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn wrong_and_missing_credentials_are_told_apart() {
     let gateway = Fixture::echo().await;
-    let token = pair(&gateway, 1, &RW).await;
+    let token = gateway.pair(1, &RW).await;
     let none = Hello::auth(json!({}));
     for from in [BOB, LOCAL] {
         let cases = [
@@ -203,7 +193,7 @@ async fn guesses_from_loopback_are_answered_later_and_later() {
 #[tokio::test]
 async fn a_changed_platform_needs_a_new_approval() {
     let gateway = Fixture::echo().await;
-    let token = pair(&gateway, 1, &RW).await;
+    let token = gateway.pair(1, &RW).await;
     let hello = Hello::device_token(&token).device(1);
     assert_eq!(scopes(&gateway.try_connect(&hello.clone().platform("AGENT-MESH"), BOB).await), RW);
     for hello in [hello, Hello::token(TOKEN).device(1)] {
@@ -216,7 +206,7 @@ async fn a_changed_platform_needs_a_new_approval() {
 #[tokio::test]
 async fn more_scopes_than_approved_need_a_new_approval() {
     let gateway = Fixture::echo().await;
-    let token = pair(&gateway, 1, &["operator.read"]).await;
+    let token = gateway.pair(1, &["operator.read"]).await;
     let wider = Hello::token(TOKEN).device(1);
     let answer = gateway.try_connect(&wider, BOB).await;
     assert_eq!(answer["error"]["details"]["reason"], "scope-upgrade");

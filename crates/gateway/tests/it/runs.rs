@@ -103,7 +103,7 @@ async fn a_key_belongs_to_the_device_that_used_it() {
     mine.turn("a", "message k", "k").await;
     mine.ok("chat.send", agent("a", "k")).await;
     let row = mine.ok("chat.history", json!({ "sessionKey": "a" })).await["messages"][0].clone();
-    assert_eq!(row["__openclaw"]["deviceId"], device_id(1));
+    assert_eq!(row["__openclaw"]["from"], device_id(1));
     conflict("agent").await;
     conflict("chat.send").await;
     tokio::time::advance(Duration::from_secs(300)).await;
@@ -319,6 +319,26 @@ async fn the_agent_is_told_who_speaks() {
     assert_eq!((turn.run_id.as_str(), turn.session_key.as_str()), ("k", "agent:main:mesh:alice"));
     let row = &client.ok("chat.history", json!({ "sessionKey": "mesh:alice" })).await["messages"][0];
     assert_eq!(row["provenance"], provenance);
+}
+
+#[tokio::test]
+async fn the_agent_is_told_the_owner_from_a_peer() {
+    let (puppet, mut turns) = Puppet::new();
+    let gateway = Fixture::start(puppet, |_| {}).await;
+    let token = gateway.pair(1, &RW).await;
+    let mut told = async |hello: Hello, from: &str| {
+        gateway.client(&hello, from).await.ok("agent", agent("a", from)).await;
+        let held = turns.recv().await.unwrap();
+        held.finish.send(Ok("seen".into())).unwrap();
+        (held.turn.from.principal.key().to_owned(), held.turn.permission_mode)
+    };
+    let key = format!("dev-{}", &device_id(1)[..12]);
+    let peers = (key, Some("read-only".to_owned()));
+    assert_eq!(told(Hello::token(TOKEN).device(2), LOCAL).await, ("owner".into(), None));
+    assert_eq!(told(Hello::device_token(&token).device(1), BOB).await, peers);
+    // A tunnel ends on loopback, too.
+    let tunnel = "127.0.0.1:50001";
+    assert_eq!(told(Hello::device_token(&token).device(1), tunnel).await, peers);
 }
 
 #[tokio::test]

@@ -83,6 +83,16 @@ impl Fixture {
         client
     }
 
+    /// Pairs a device from remote; gives its token.
+    pub async fn pair(&self, seed: u8, scopes: &[&str]) -> String {
+        let hello = Hello::token(TOKEN).device(seed).scopes(scopes);
+        let asked = self.try_connect(&hello, BOB).await;
+        let request = asked["error"]["details"]["requestId"].clone();
+        self.owner().await.ok("device.pair.approve", json!({ "requestId": request })).await;
+        let hello = self.try_connect(&hello, BOB).await;
+        hello["payload"]["auth"]["deviceToken"].as_str().unwrap().to_owned()
+    }
+
     /// What a connect is answered; a refusal is followed by its close.
     pub async fn try_connect(&self, hello: &Hello, from: &str) -> Value {
         self.dial(from).await.connect(hello).await
