@@ -24,19 +24,18 @@ mod queue;
 mod row;
 mod schema;
 mod search;
+mod writer;
 
 pub use list::Filter;
 pub use queue::{Claim, Lease};
 pub use row::{Direction, Event, NewMessage, Step, Stored};
+use writer::Write;
 
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// How often a file that another process is setting up is tried again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// How many writes one commit may carry.
-const BATCH: usize = 256;
 
 /// Why the archive cannot be used. The file is left as it was.
 #[derive(Debug, thiserror::Error)]
@@ -108,14 +107,6 @@ impl Future for Committed {
     }
 }
 
-type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
-
-/// A write, and where to say that it is committed.
-struct Write {
-    job: Job,
-    done: oneshot::Sender<Result<(), ArchiveError>>,
-}
-
 /// The archive of one state folder. A clone is a handle to the same connection.
 #[derive(Clone)]
 pub struct Archive {
@@ -137,7 +128,7 @@ impl Archive {
         let owned = path.to_owned();
         thread::Builder::new()
             .name("archive".to_owned())
-            .spawn(move || write_loop(&connection, &queue, &owned))
+            .spawn(move || writer::run(&connection, &queue, &owned))
             .map_err(|_| ArchiveError::Closed)?;
         Ok(Self { path: path.to_owned(), writes })
     }
@@ -219,63 +210,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-        // A command ends long before 1,000 pages (SQLite's default) have come together; what is left in the WAL has to
-        // be read again by the next one.
-        connection.pragma_update(None, "wal_autocheckpoint", 100).map_err(failed)?;
     }
     Ok(connection)
-}
-
-/// Runs writes until the archive is dropped: all that queued up in one commit, each in a savepoint of its own.
-fn write_loop(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
-    while let Ok(first) = queue.recv() {
-        let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1)).collect();
-        let mut waiting = Vec::with_capacity(batch.len());
-        let outcome = commit(connection, batch, &mut waiting);
-        for (done, own) in waiting {
-            let result = match (&outcome, own) {
-                (_, Err(source)) => Err(classify(path, source)),
-                (Err(source), Ok(())) => Err(classify(path, copy(source))),
-                (Ok(()), Ok(())) => Ok(()),
-            };
-            // Whoever asked may not care any more.
-            let _ = done.send(result);
-        }
-    }
-}
-
-type Waiting = Vec<(oneshot::Sender<Result<(), ArchiveError>>, Result<(), rusqlite::Error>)>;
-
-fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> Result<(), rusqlite::Error> {
-    // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
-    let begun = connection.execute_batch("BEGIN IMMEDIATE");
-    for write in batch {
-        let own = match &begun {
-            Err(error) => Err(copy(error)),
-            Ok(()) => in_savepoint(connection, write.job),
-        };
-        waiting.push((write.done, own));
-    }
-    begun?;
-    connection.execute_batch("COMMIT").inspect_err(|_| {
-        let _ = connection.execute_batch("ROLLBACK");
-    })
-}
-
-fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
-    connection.execute_batch("SAVEPOINT one")?;
-    let result = job(connection);
-    let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
-    connection.execute_batch(end)?;
-    result
-}
-
-/// SQLite's errors cannot be cloned; the code and the words can.
-fn copy(error: &rusqlite::Error) -> rusqlite::Error {
-    match error {
-        rusqlite::Error::SqliteFailure(code, words) => rusqlite::Error::SqliteFailure(*code, words.clone()),
-        other => rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(1), Some(other.to_string())),
-    }
 }
 
 fn classify(path: &Path, source: rusqlite::Error) -> ArchiveError {

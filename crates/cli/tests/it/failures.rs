@@ -375,7 +375,7 @@ fn refusals() -> Vec<Row> {
         Row::new("pair with a wrong token", &["pair", "--to", "bob"], 5, "token-mismatch")
             .gateway(|| Script::new().shared_token("another"))
             .connects(1),
-        Row::new("restarting", HI, 75, "busy").gateway(|| {
+        Row::new("restarting for longer than we have", SOON, 75, "busy").gateway(|| {
             let message = "agent unavailable during gateway restart";
             let error = json!({"code": "UNAVAILABLE", "message": message, "retryable": true, "retryAfterMs": 500,
                 "details": {"code": "GATEWAY_RESTARTING", "reason": "restarting", "method": "agent"}});

@@ -73,6 +73,8 @@ pub enum Step {
     },
     /// The gateway confirmed the run.
     Accepted,
+    /// The gateway refused the attempt for now, and started nothing: the message certainly did not arrive.
+    TurnedAway(String),
     /// The run entered a phase.
     Phase(String),
     /// The connection was lost; what became of the run has to be looked up.
@@ -334,6 +336,10 @@ fn apply(
                 &[&seq, &at],
             )?;
             event(db, seq, at, "accepted", None)
+        }
+        Step::TurnedAway(why) => {
+            update("UPDATE messages SET sent_at = NULL, boot_id = NULL WHERE seq = ?1", &[&seq])?;
+            event(db, seq, at, "turned-away", Some(why))
         }
         Step::Phase(phase) => event(db, seq, at, "phase", Some(phase)),
         Step::Lost(how) => event(db, seq, at, "lost", Some(how)),

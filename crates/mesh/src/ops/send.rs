@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use openclaw_client::Client;
 use openclaw_client::protocol::attribution::Header;
 use serde::Serialize;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::archive::{Archive, Direction, NewMessage};
@@ -232,7 +232,7 @@ pub(crate) async fn send_planned(
     observer.progress(Progress::Begun { id: &message.id });
     let mut delivery = Delivery::new(archive, &message.id, State::Sending, Receipt::default());
     let mut result = match plan.peer {
-        Ok(peer) => attempt(mesh, &peer, &mut message, line, &mut delivery, observer).await,
+        Ok(peer) => see_through(mesh, &peer, &mut message, None, line, &mut delivery, observer).await,
         Err(error) => Err(error),
     };
     if let (Err(error), Some(fallback), true) = (&result, &mesh.config().fallback, request.fallback)
@@ -323,38 +323,83 @@ pub(crate) async fn conclude(
     }
 }
 
-/// The first attempt: connects, sends, and sees it through. That it leaves is on the disk before it does: a
-/// message without that note certainly never left, whatever died.
-pub(super) async fn attempt(
+/// Sees a message through to its end: sends it, or looks what became of `before`, the attempt that may have left. What
+/// was turned away for now is sent again, as long as the deadline allows.
+pub(super) async fn see_through(
     mesh: &Mesh,
     peer: &Peer,
     message: &mut Outgoing,
+    mut before: Option<Attempt>,
     line: &mut Option<Client>,
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), MeshError> {
+    let mut was_there = false;
+    loop {
+        let sent = match before.take() {
+            Some(before) => {
+                route::recover::resume(mesh, peer, message, before, line, delivery, observer).await
+            }
+            None => attempt(mesh, peer, message, was_there, line, delivery, observer).await,
+        };
+        let (pause, error) = match sent {
+            Ok(()) => return Ok(()),
+            Err(Setback::Later(pause, error)) => (pause, error),
+            Err(Setback::Final(error)) => return Err(error),
+            Err(Setback::Deadline) => return Err(message.give_up("no answer in time", delivery)),
+            Err(Setback::Lost(how)) => return Err(message.give_up(&how, delivery)),
+        };
+        let wake = Instant::now() + pause + route::gateway::jittered(pause) / 2;
+        if wake >= message.deadline {
+            delivery.finished(State::Failed);
+            return Err(error);
+        }
+        delivery.turned_away(&crate::error::chain(&error));
+        // A gateway that restarts ends this connection soon, and what is lost with it might have arrived.
+        *line = None;
+        was_there = true;
+        sleep_until(wake).await;
+    }
+}
+
+/// One attempt: connects, sends, and sees it through. That it leaves is on the disk before it does: a message without
+/// that note certainly never left, whatever died. A gateway that `was_there` before is waited for.
+async fn attempt(
+    mesh: &Mesh,
+    peer: &Peer,
+    message: &mut Outgoing,
+    was_there: bool,
+    line: &mut Option<Client>,
+    delivery: &mut Delivery<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(), Setback> {
     let client = match line {
         Some(client) => client,
-        None => line.insert(route::gateway::connect_ready(mesh, peer, message.deadline).await?),
+        None => {
+            let connected = match was_there {
+                true => route::gateway::connect_patiently(mesh, peer, message.deadline).await,
+                false => route::gateway::connect_ready(mesh, peer, message.deadline).await,
+            };
+            line.insert(connected.map_err(Setback::Final)?)
+        }
     };
     let boot_id = client.hello().server.boot_id.clone();
     delivery.reached(boot_id.as_deref());
     observer.progress(Progress::Reached);
     if message.is_stale() {
-        return Err(MeshError::Expired { to: message.to.clone() });
+        return Err(Setback::Final(MeshError::Expired { to: message.to.clone() }));
     }
-    delivery.sending(&message.run_id, boot_id.as_deref()).await?;
+    let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
+    noted.map_err(|error| Setback::Final(error.into()))?;
     let sent_at = Timestamp::now();
     match route::deliver(client, message, delivery, observer).await {
-        Ok(()) => Ok(()),
-        Err(Setback::Final(error)) => Err(error),
-        Err(Setback::Deadline) => Err(message.give_up("no answer in time", delivery)),
         Err(Setback::Lost(how)) => {
             delivery.lost(&how);
             *line = None;
             let attempt = Attempt { boot_id, sent_at };
             route::recover::resume(mesh, peer, message, attempt, line, delivery, observer).await
         }
+        end => end,
     }
 }
 

@@ -5,7 +5,7 @@ use openclaw_client::Client;
 use tokio::time::{Duration, Instant};
 
 use super::outbox::carry;
-use super::send::{attempt, conclude};
+use super::send::{conclude, see_through};
 use crate::archive::{Direction, Stored};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
@@ -13,7 +13,7 @@ use crate::peer::Peer;
 use crate::progress::Observer;
 use crate::record::{Record, State};
 use crate::registry::LookupError;
-use crate::route::recover::{Attempt, resume};
+use crate::route::recover::Attempt;
 use crate::route::{Delivery, Outgoing};
 
 /// How often the archive is looked at for what another process finds out.
@@ -78,11 +78,8 @@ async fn look(
     let state = if receipt.accepted_at.is_some() { State::Accepted } else { State::Sending };
     let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, receipt);
     let mut line = None;
-    let result = match before {
-        Some(before) => resume(mesh, &peer, &mut message, before, &mut line, &mut delivery, observer).await,
-        // Whoever was to send it died before it left.
-        None => attempt(mesh, &peer, &mut message, &mut line, &mut delivery, observer).await,
-    };
+    // Without an attempt, whoever was to send it died before it left.
+    let result = see_through(mesh, &peer, &mut message, before, &mut line, &mut delivery, observer).await;
     close(line).await;
     Ok(conclude(message, stored.record.bytes, delivery, result).await)
 }

@@ -13,7 +13,7 @@ pub(crate) struct Delivery<'a> {
     /// Whose lease it is carried under: another's steps are not ours to write.
     lease: Option<String>,
     /// The gateway refused the message itself: it certainly started nothing.
-    pub turned_away: bool,
+    pub was_turned_away: bool,
     pub receipt: Receipt,
     pub reply: Option<String>,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// A message that the archive knows, in the state it has there.
     pub(crate) fn new(archive: &'a Archive, id: &str, state: State, receipt: Receipt) -> Self {
-        Self { archive, id: id.to_owned(), state, lease: None, turned_away: false, receipt, reply: None }
+        Self { archive, id: id.to_owned(), state, lease: None, was_turned_away: false, receipt, reply: None }
     }
 
     /// The same, for a message that is carried under a lease.
@@ -49,7 +49,13 @@ impl<'a> Delivery<'a> {
         let step = Step::Sending { run_id: run_id.to_owned(), boot_id: boot_id.map(str::to_owned) };
         self.note(step).await?;
         self.state = State::Sending;
+        self.was_turned_away = false;
         Ok(())
+    }
+
+    /// The attempt was refused for now, and started nothing: the message is as if it had not left.
+    pub(crate) fn turned_away(&mut self, why: &str) {
+        drop(self.note(Step::TurnedAway(why.to_owned())));
     }
 
     pub(crate) fn accepted(&mut self) {

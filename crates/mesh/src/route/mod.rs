@@ -9,7 +9,7 @@ pub(crate) mod recover;
 use jiff::Timestamp;
 use openclaw_client::protocol::Fault;
 use openclaw_client::{CallError, Client};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::error::MeshError;
 use crate::progress::Observer;
@@ -44,6 +44,8 @@ pub(crate) enum Setback {
     Lost(String),
     /// Our time is over.
     Deadline,
+    /// It was turned away and certainly started nothing; the gateway wants it again after so long a time.
+    Later(Duration, MeshError),
     /// This is how it ended.
     Final(MeshError),
 }
@@ -56,8 +58,11 @@ impl Outgoing {
 
     /// What it means that the request which carries the message had no good answer.
     pub(crate) fn not_taken(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
-        delivery.turned_away = matches!(error, CallError::Refused(_));
-        self.setback(error, delivery)
+        delivery.was_turned_away = matches!(error, CallError::Refused(_));
+        match later(&error) {
+            Some(pause) => Setback::Later(pause, MeshError::Call { to: self.to.clone(), source: error }),
+            None => self.setback(error, delivery),
+        }
     }
 
     /// What it means that a look for the message had no good answer: nothing about the message itself.
@@ -92,6 +97,19 @@ impl Outgoing {
         }
         delivery.finished(State::Unknown);
         MeshError::Unknown { to: self.to.clone(), id: self.id.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// How long a gateway that turned a message away wants to be left alone, if it wants the same message again: it drains
+/// before a restart, or too much waits there. `UNAVAILABLE` alone is not enough: a run that was interrupted in the queue
+/// is refused with it for ever.
+fn later(error: &CallError) -> Option<Duration> {
+    let CallError::Refused(shape) = error else { return None };
+    match shape.fault() {
+        Fault::Unavailable { retry_after_ms, .. } if shape.retryable == Some(true) => {
+            Some(Duration::from_millis(retry_after_ms.unwrap_or(1_000)))
+        }
+        _ => None,
     }
 }
 

@@ -76,7 +76,8 @@ impl Sign {
     }
 }
 
-/// Finds out what became of a message, and brings it to its end. Sends again only where no second turn can come of it.
+/// Finds out what became of a message, and brings it to its end. Sends again only where no second turn can come of it;
+/// where that was turned away, the setback is [`Setback::Later`], else [`Setback::Final`].
 pub(crate) async fn resume(
     mesh: &Mesh,
     peer: &Peer,
@@ -85,7 +86,7 @@ pub(crate) async fn resume(
     line: &mut Option<Client>,
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
-) -> Result<(), MeshError> {
+) -> Result<(), Setback> {
     let mut reason = "the connection was lost".to_owned();
     loop {
         let client = match line {
@@ -94,14 +95,15 @@ pub(crate) async fn resume(
                 Ok(client) => line.insert(client),
                 // The message may have arrived: that nobody answers now does not make it unsent.
                 Err(error) if error.refusal().is_none_or(|fault| !fault.is_auth()) => {
-                    return Err(message.give_up(&format!("{reason}; then {error}"), delivery));
+                    let reason = format!("{reason}; then {error}");
+                    return Err(Setback::Final(message.give_up(&reason, delivery)));
                 }
                 Err(error) => {
                     // Waiting longer would not help: what has to be mended is our access.
                     if delivery.state() != State::Accepted {
                         delivery.finished(State::Unknown);
                     }
-                    return Err(error);
+                    return Err(Setback::Final(error));
                 }
             },
         };
@@ -109,18 +111,17 @@ pub(crate) async fn resume(
         delivery.reached(None);
         observer.progress(Progress::Reached);
         match follow(client, message, &mut attempt, delivery, observer).await {
-            Ok(()) => return Ok(()),
-            Err(Setback::Final(error)) => return Err(error),
-            Err(Setback::Deadline) => return Err(message.give_up(&reason, delivery)),
+            Err(Setback::Deadline) => return Err(Setback::Final(message.give_up(&reason, delivery))),
             Err(Setback::Lost(how)) => {
                 delivery.lost(&how);
                 reason = how;
                 *line = None;
                 // A gateway that lets us in and dies each time is not to be asked without a break.
                 if pause(LOOK_AGAIN, message.deadline).await.is_err() {
-                    return Err(message.give_up(&reason, delivery));
+                    return Err(Setback::Final(message.give_up(&reason, delivery)));
                 }
             }
+            end => return end,
         }
     }
 }
@@ -174,7 +175,12 @@ async fn follow(
                 if message.is_stale() || !may_send_again(client, message, attempt, proof) {
                     return Err(Setback::Final(without_trace(message, unconfirmed, delivery)));
                 }
-                return again(client, message, attempt, delivery, observer).await;
+                let sent = again(client, message, attempt, delivery, observer).await;
+                return match sent {
+                    // That this attempt was refused says nothing about the one before it.
+                    Err(Setback::Later(_, error)) if !proof => Err(Setback::Lost(error.to_string())),
+                    sent => sent,
+                };
             }
         }
     }

@@ -10,3 +10,4 @@ mod many;
 mod outbox;
 mod sending;
 mod team;
+mod turned_away;

@@ -9,11 +9,11 @@ use super::{Carried, backoff};
 use crate::archive::{Claim, Lease, Stored};
 use crate::error::{MeshError, chain};
 use crate::mesh::Mesh;
-use crate::ops::send::{attempt, conclude};
+use crate::ops::send::{conclude, see_through};
 use crate::ops::wait::{outgoing, teammate};
 use crate::progress::Observer;
 use crate::record::{Record, Reply, State};
-use crate::route::recover::{Attempt, resume};
+use crate::route::recover::Attempt;
 use crate::route::{Delivery, Outgoing};
 
 /// Carries a message as far as it gets by the deadline: sends it, or looks what became of it where it may have left.
@@ -118,9 +118,8 @@ impl Try<'_> {
     ) -> Result<(), MeshError> {
         let (message, line, observer) = (&mut self.message, &mut *self.line, &mut *self.observer);
         match (teammate(self.mesh, self.stored), tried_before) {
-            (Ok(peer), None) => attempt(self.mesh, &peer, message, line, delivery, observer).await,
-            (Ok(peer), Some(before)) => {
-                resume(self.mesh, &peer, message, before, line, delivery, observer).await
+            (Ok(peer), before) => {
+                see_through(self.mesh, &peer, message, before, line, delivery, observer).await
             }
             (Err(error), Some(_)) if !is_local(&error) => Err(message.give_up(&chain(&error), delivery)),
             (Err(error), _) => Err(error),
@@ -156,7 +155,7 @@ impl Try<'_> {
 
 /// Judges a try: by what is certain of the message, not by how it felt.
 fn after(delivery: &Delivery<'_>, error: Option<&MeshError>, connected: bool) -> After {
-    let unsent = delivery.state() == State::Queued || delivery.turned_away;
+    let unsent = delivery.state() == State::Queued || delivery.was_turned_away;
     match (delivery.state(), error) {
         (_, Some(error)) if unsent => passing(error).map_or(After::Over, After::Again),
         (State::Accepted, None | Some(MeshError::ReplyDeadline { .. })) => After::Look,

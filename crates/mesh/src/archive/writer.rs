@@ -1,0 +1,128 @@
+//! The one thread that writes: what queued up meanwhile in one commit, and the WAL copied while nothing is to be written.
+
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{ArchiveError, classify};
+
+/// How many writes one commit may carry.
+const BATCH: usize = 256;
+
+/// When nothing was to be written for so long, there is time to copy the WAL into the database.
+const IDLE: Duration = Duration::from_millis(5);
+
+/// So many pages in the WAL are worth it: what is left there has to be read again by the next command.
+const WORTH_COPYING: i64 = 100;
+
+pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
+
+/// A write, and where to say that it is committed.
+pub(super) struct Write {
+    pub(super) job: Job,
+    pub(super) done: oneshot::Sender<Result<(), ArchiveError>>,
+}
+
+/// Runs writes until the archive is dropped: all that queued up in one commit, each in a savepoint of its own.
+pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
+    while let Some(first) = next_write(connection, queue) {
+        let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1)).collect();
+        let mut waiting = Vec::with_capacity(batch.len());
+        let outcome = commit(connection, batch, &mut waiting);
+        for (done, own) in waiting {
+            let result = match (&outcome, own) {
+                (_, Err(source)) => Err(classify(path, source)),
+                (Err(source), Ok(())) => Err(classify(path, copy(source))),
+                (Ok(()), Ok(())) => Ok(()),
+            };
+            // Whoever asked may not care any more.
+            let _ = done.send(result);
+        }
+    }
+}
+
+/// The next write. While a message is on its way nothing is to be written, and what the WAL has collected is copied then:
+/// as a part of a commit, which is when SQLite would do it, somebody would wait for it.
+fn next_write(connection: &Connection, queue: &mpsc::Receiver<Write>) -> Option<Write> {
+    match queue.recv_timeout(IDLE) {
+        Err(RecvTimeoutError::Timeout) => {}
+        next => return next.ok(),
+    }
+    if let Err(error) = copy_wal(connection) {
+        tracing::debug!(%error, "the WAL was not copied");
+    }
+    queue.recv().ok()
+}
+
+/// Copies the WAL into the database, if that is worth it. It waits for nobody: what others still read stays.
+fn copy_wal(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let (in_wal, copied) = checkpoint(connection, "NOOP")?;
+    if in_wal - copied >= WORTH_COPYING {
+        checkpoint(connection, "PASSIVE")?;
+    }
+    Ok(())
+}
+
+/// The pages in the WAL, and how many of them are in the database, too.
+fn checkpoint(connection: &Connection, how: &str) -> Result<(i64, i64), rusqlite::Error> {
+    let sql = format!("PRAGMA wal_checkpoint({how})");
+    connection.prepare_cached(&sql)?.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
+type Waiting = Vec<(oneshot::Sender<Result<(), ArchiveError>>, Result<(), rusqlite::Error>)>;
+
+fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> Result<(), rusqlite::Error> {
+    // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
+    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    for write in batch {
+        let own = match &begun {
+            Err(error) => Err(copy(error)),
+            Ok(()) => in_savepoint(connection, write.job),
+        };
+        waiting.push((write.done, own));
+    }
+    begun?;
+    connection.execute_batch("COMMIT").inspect_err(|_| {
+        let _ = connection.execute_batch("ROLLBACK");
+    })
+}
+
+fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
+    connection.execute_batch("SAVEPOINT one")?;
+    let result = job(connection);
+    let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+    connection.execute_batch(end)?;
+    result
+}
+
+/// SQLite's errors cannot be cloned; the code and the words can.
+fn copy(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, words) => rusqlite::Error::SqliteFailure(*code, words.clone()),
+        other => rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(1), Some(other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_wal_is_copied_and_a_short_one_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("x.db")).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
+        let fill = |pages: i64| {
+            connection.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * pages]).unwrap();
+            copy_wal(&connection).unwrap();
+            let (in_wal, copied) = checkpoint(&connection, "NOOP").unwrap();
+            (in_wal >= pages, copied == in_wal)
+        };
+        assert_eq!(fill(10), (true, false), "it was not worth it");
+        assert_eq!(fill(WORTH_COPYING), (true, true));
+    }
+}
