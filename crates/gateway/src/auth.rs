@@ -8,6 +8,8 @@
 //! | remote | shared token | new | a pairing request |
 //! | remote | shared token | approved | the requested scopes within the approved ones, a device token |
 //! | any | device token | its own | the requested scopes, or a refusal if more is asked |
+//! | any | one-time code | new | a pairing request; the code is that device's from then on |
+//! | any | one-time code | approved | as with the shared token from remote |
 //!
 //! Nobody remote ever gets more than `operator.read` and `operator.write`.
 
@@ -78,6 +80,8 @@ enum Proof {
     Shared,
     /// The token of the device that signed.
     Device,
+    /// A one-time code, by the device it belongs to.
+    Code,
 }
 
 impl Door<'_> {
@@ -94,7 +98,8 @@ impl Door<'_> {
         };
         match proof {
             Proof::Shared if caller.is_local() => self.owner(caller),
-            Proof::Shared => self.remote_with_shared_token(caller),
+            // From loopback, too: what comes out of a tunnel is not the owner.
+            Proof::Shared | Proof::Code => self.by_approval(caller),
             Proof::Device => self.with_device_token(caller),
         }
     }
@@ -110,7 +115,7 @@ impl Door<'_> {
         refusal
     }
 
-    fn check(&self, offered: &Offered<'_>, caller: &Caller<'_>) -> Result<Proof, Wrong> {
+    fn check(&mut self, offered: &Offered<'_>, caller: &Caller<'_>) -> Result<Proof, Wrong> {
         let device = caller.device.and_then(|id| self.pairing.device(id));
         let is_device_token =
             |text: Option<&str>| text.is_some_and(|text| device.is_some_and(|device| device.token.is(text)));
@@ -119,6 +124,13 @@ impl Door<'_> {
         }
         if is_device_token(offered.shared) || is_device_token(offered.device) {
             return Ok(Proof::Device);
+        }
+        // Only where it is what the device signed.
+        if let (Some(code), Some(device), Some(Kind::Bootstrap)) =
+            (offered.bootstrap, caller.device, offered.kind())
+            && self.pairing.codes.redeem(code, device, &caller.params.scopes, self.now)
+        {
+            return Ok(Proof::Code);
         }
         Err(offered.wrong(caller.device.is_some()))
     }
@@ -138,7 +150,8 @@ impl Door<'_> {
         Ok(Entry { principal: Principal::Owner, granted, changed })
     }
 
-    fn remote_with_shared_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+    /// A credential that lets a device ask, and gives it what it was approved for.
+    fn by_approval(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let Some(claim) = caller.claim().map(Claim::remote) else {
             let principal = Principal::Peer(Arc::new(Member::nobody()));
             return Ok(Entry { principal, granted: granted(Vec::new()), changed: false });

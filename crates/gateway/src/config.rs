@@ -14,7 +14,7 @@ use crate::store::{MemoryStore, Store};
 /// Everything a gateway needs to know.
 #[derive(Clone)]
 pub struct Config {
-    /// Where to listen; port 0 takes a free one.
+    /// Where to listen; port 0 takes a free one, which stands here once it is bound.
     pub listen: SocketAddr,
     /// The owner's token.
     pub token: SharedToken,
@@ -127,6 +127,8 @@ pub struct Limits {
     pub pending_devices: usize,
     /// Devices of one address that may wait for approval; the newest replaces the oldest.
     pub pending_devices_per_ip: usize,
+    /// One-time codes that are good at a time.
+    pub setup_codes: usize,
 }
 
 impl Default for Limits {
@@ -159,6 +161,7 @@ impl Default for Limits {
             session_bytes: 64 * MIB,
             pending_devices: 64,
             pending_devices_per_ip: 8,
+            setup_codes: 1024,
         }
     }
 }

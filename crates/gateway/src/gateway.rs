@@ -80,6 +80,7 @@ impl Gateway {
         let listen = |source| BindError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        let config = Config { listen: address, ..config };
         Ok(Self { listener, address, shared: Arc::new(Shared::new(config, pairing)) })
     }
 

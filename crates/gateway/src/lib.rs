@@ -24,6 +24,7 @@
 pub mod agent;
 mod auth;
 mod budget;
+mod codes;
 mod config;
 mod connection;
 mod gateway;

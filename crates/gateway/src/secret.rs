@@ -39,7 +39,7 @@ impl fmt::Debug for SharedToken {
     }
 }
 
-/// A token issued to one device: 43 characters of base64url, wiped when dropped.
+/// A token issued to one device, or a one-time code: 43 characters of base64url, wiped when dropped.
 #[derive(Clone)]
 pub(crate) struct DeviceToken(Zeroizing<String>);
 
@@ -76,6 +76,11 @@ impl fmt::Debug for DeviceToken {
 /// SHA-256.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
+}
+
+/// Whether a text has this SHA-256, in constant time.
+pub(crate) fn is_sha256_of(hash: &[u8; 32], text: &str) -> bool {
+    same(hash, &sha256(text.as_bytes()))
 }
 
 /// Compares hashes without stopping at the first difference.

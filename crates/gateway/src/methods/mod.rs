@@ -20,6 +20,7 @@ pub(crate) mod chat;
 mod device;
 pub(crate) mod info;
 mod run;
+mod setup;
 
 /// The events that a client may see.
 pub(crate) const EVENTS: [&str; 6] =
@@ -55,7 +56,7 @@ const MAX_WORDS: usize = 512;
 type Handler = fn(&Call<'_>) -> Step;
 
 /// Every method: its name, the scope it needs, what it does. The hello lists exactly these.
-const METHODS: [(&str, Option<&str>, Handler); 17] = [
+const METHODS: [(&str, Option<&str>, Handler); 18] = [
     ("health", None, |call| Step::Now(Ok(info::health(call.shared)))),
     ("status", Some(SCOPE_READ), |call| Step::Now(info::status(call.shared))),
     ("system-presence", Some(SCOPE_READ), |call| Step::Now(Ok(info::presence(call.shared)))),
@@ -73,6 +74,7 @@ const METHODS: [(&str, Option<&str>, Handler); 17] = [
     ("device.pair.approve", Some(SCOPE_PAIRING), device::approve),
     ("device.pair.reject", Some(SCOPE_PAIRING), |call| Step::Now(device::reject(call))),
     ("device.pair.remove", Some(SCOPE_PAIRING), device::remove),
+    ("device.pair.setupCode", Some(SCOPE_ADMIN), |call| Step::Now(setup::mint(call))),
 ];
 
 /// The names that the hello lists.
@@ -232,6 +234,7 @@ mod tests {
             "device.pair.approve",
             "device.pair.reject",
             "device.pair.remove",
+            "device.pair.setupCode",
         ];
         assert_eq!(names(), listed);
     }

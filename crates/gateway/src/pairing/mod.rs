@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::codes::Codes;
 use crate::config::Limits;
 use crate::seats::network;
 use crate::secret::DeviceToken;
@@ -180,6 +181,8 @@ pub(crate) struct Pairing {
     paired: BTreeMap<String, Device>,
     /// Oldest first.
     pending: Vec<Pending>,
+    /// How devices without the owner's token may ask.
+    pub(crate) codes: Codes,
     max_pending: usize,
     max_pending_per_ip: usize,
 }
@@ -188,6 +191,7 @@ impl Pairing {
     /// A gateway that knows nobody yet.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
+            codes: Codes::new(limits.setup_codes),
             max_pending: limits.pending_devices,
             max_pending_per_ip: limits.pending_devices_per_ip,
             ..Self::default()
@@ -316,6 +320,7 @@ impl Pairing {
 
     /// Forgets a device.
     pub(crate) fn remove(&mut self, device_id: &str) -> Result<(), ErrorShape> {
+        self.codes.forget(device_id);
         self.paired.remove(device_id).map(drop).ok_or_else(|| ErrorShape::invalid("unknown deviceId"))
     }
 

@@ -13,6 +13,7 @@ mod auth;
 mod events;
 mod framing;
 mod http;
+mod invites;
 mod lifecycle;
 mod pairing;
 mod runs;

@@ -1,4 +1,6 @@
-//! Pairing, on the approving side: `device.pair.*` and `device.token.revoke`.
+//! Pairing, on the approving side: `device.pair.*`.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -140,4 +142,110 @@ pub struct PairRemove {
 impl Method for PairRemove {
     const NAME: &'static str = "device.pair.remove";
     type Payload = serde::de::IgnoredAny;
+}
+
+/// `device.pair.setupCode`: mint a one-time code. Whoever shows it first may ask to be let in, without the shared token.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MintSetupCode {
+    /// The address to put into the code; without it the gateway says where it is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// Whether to draw a picture of the code, too; absent means yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_qr: Option<bool>,
+    /// `limited` or `node`. Absent means everything, the owner's rights included: never leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_profile: Option<String>,
+}
+
+impl MintSetupCode {
+    /// A code that gives messaging and no more.
+    #[must_use]
+    pub fn limited(public_url: Option<String>) -> Self {
+        Self { public_url, include_qr: Some(false), bootstrap_profile: Some("limited".to_owned()) }
+    }
+}
+
+impl Method for MintSetupCode {
+    const NAME: &'static str = "device.pair.setupCode";
+    type Payload = MintedSetupCode;
+}
+
+/// The answer to `device.pair.setupCode`.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MintedSetupCode {
+    /// A name for the code that is no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup_id: Option<String>,
+    /// When it ends, milliseconds since the epoch; older gateways do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<i64>,
+    /// A [`SetupCode`] as JSON in base64url without padding. A secret.
+    pub setup_code: String,
+    /// The address in it.
+    #[serde(default)]
+    pub gateway_url: String,
+    /// `token` or `password`: what the gateway asks its owner for.
+    #[serde(default)]
+    pub auth: String,
+    /// Where the address comes from, such as `gateway.bind=lan`.
+    #[serde(default)]
+    pub url_source: String,
+    /// What it gives: `limited`, `node` or `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+    /// Whether more was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_downgraded: Option<bool>,
+}
+
+impl fmt::Debug for MintedSetupCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MintedSetupCode")
+            .field("setup_id", &self.setup_id)
+            .field("expires_at_ms", &self.expires_at_ms)
+            .field("gateway_url", &self.gateway_url)
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a setup code holds.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetupCode {
+    /// Where the gateway is.
+    pub url: String,
+    /// What to show it: a secret.
+    pub bootstrap_token: String,
+    /// When it ends, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<i64>,
+    /// SHA-256 of the certificate that the gateway shows, 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fingerprint: Option<String>,
+}
+
+impl fmt::Debug for SetupCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetupCode")
+            .field("url", &self.url)
+            .field("expires_at_ms", &self.expires_at_ms)
+            .field("tls_fingerprint", &self.tls_fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_never_shows_a_code() {
+        let minted = MintedSetupCode { setup_code: "hunter2".into(), ..MintedSetupCode::default() };
+        let code = SetupCode { bootstrap_token: "hunter2".into(), ..SetupCode::default() };
+        assert!(!format!("{minted:?} {code:?}").contains("hunter2"));
+    }
 }
