@@ -1,8 +1,8 @@
 //! The archive: every message, in both directions, and every step of its life.
 //!
 //! One SQLite file in the state folder, mode 0600. A message is committed *before* its first byte leaves, so that no
-//! crash of ours can lose one or make us send one twice. WAL with `synchronous = FULL`: a commit survives the crash of
-//! this process and of the machine.
+//! crash of ours can lose one or make us send one twice. Every commit survives the crash of this process; one that
+//! somebody relies on survives the crash of the machine, too ([`Survives`], which sets `PRAGMA synchronous`).
 //!
 //! One thread owns the writing connection and commits what queued up meanwhile together. Reads use connections of
 //! their own and never wait for a writer.
@@ -29,6 +29,7 @@ mod writer;
 pub use list::Filter;
 pub use queue::{Claim, Lease};
 pub use row::{Direction, Event, NewMessage, Step, Stored};
+pub(crate) use writer::Survives;
 use writer::Write;
 
 /// How long a write waits for another process before it gives up.
@@ -139,15 +140,24 @@ impl Archive {
         &self.path
     }
 
-    /// Queues a write; what comes back completes when it is committed, and may be dropped by whoever does not care
-    /// when. Writes are committed in the order they were queued.
+    /// Queues a write that survives the machine's crash; what comes back completes when it is committed, and may be
+    /// dropped by whoever does not care when. Writes are committed in the order they were queued.
     fn write(
         &self,
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
+        self.write_to(Survives::Machine, job)
+    }
+
+    /// Queues a write that survives as much as it has to.
+    fn write_to(
+        &self,
+        survives: Survives,
+        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> Committed {
         let (done, committed) = oneshot::channel();
         // A failed send drops `done`, which the other end reports.
-        let _ = self.writes.send(Write { job: Box::new(job), done });
+        let _ = self.writes.send(Write { job: Box::new(job), done, survives });
         Committed(committed)
     }
 
@@ -166,7 +176,7 @@ impl Archive {
         told.try_recv().map_err(|_| ArchiveError::Closed)
     }
 
-    /// Completes when all that was queued before is on the disk.
+    /// Completes when all that was queued before is committed.
     ///
     /// # Errors
     /// When the archive is closed or the commit fails.
@@ -209,7 +219,6 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
     connection.busy_timeout(BUSY).map_err(failed)?;
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     }
     Ok(connection)
 }

@@ -334,7 +334,7 @@ mod tests {
         let other = Archive::open(archive.path()).unwrap();
         assert!(claim(&other, "bob").await.is_none(), "for other processes, too");
         assert_eq!(claim(&archive, "carol").await.unwrap().stored.record.id, "id-3");
-        archive.note_as(Some(first.lease.owner()), "id-1", Step::Accepted).await.unwrap();
+        archive.note_sent(Some(first.lease.owner()), "id-1", Step::Accepted).await.unwrap();
         assert_eq!(claim(&other, "bob").await.unwrap().stored.record.id, "id-2", "the earlier one arrived");
     }
 
@@ -346,7 +346,7 @@ mod tests {
         let lost = claim(&archive, "bob").await.unwrap();
         assert!(archive.cancel("id-1").await.unwrap());
         let sending = Step::Sending { run_id: "id-1".into(), boot_id: None };
-        let refused = archive.note_as(Some(lost.lease.owner()), "id-1", sending).await;
+        let refused = archive.note_sent(Some(lost.lease.owner()), "id-1", sending).await;
         assert!(matches!(refused, Err(ArchiveError::Taken)), "{refused:?}");
         let refused = archive.put_back(&lost.lease, State::Queued, None, "").await;
         assert!(matches!(refused, Err(ArchiveError::Taken)), "{refused:?}");

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Archive, ArchiveError, Committed, search};
+use super::{Archive, ArchiveError, Committed, Survives, search};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
 
@@ -90,6 +90,20 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// That a message leaves, or has come to an end that only we know of, must never be forgotten. What else a crash of
+    /// the machine takes from us, the history of the peer's session gives back.
+    fn survives(&self) -> Survives {
+        match self {
+            Self::Reached { .. } | Self::Accepted | Self::TurnedAway(_) | Self::Phase(_) | Self::Lost(_) => {
+                Survives::Process
+            }
+            Self::Finished { state: State::Replied | State::NoReply, .. } => Survives::Process,
+            Self::Sending { .. } | Self::Finished { .. } => Survives::Machine,
+        }
+    }
+}
+
 /// A dated step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
@@ -157,12 +171,15 @@ pub(super) fn now() -> i64 {
 }
 
 impl Archive {
-    /// Begins a message's life. It is on the disk when this returns.
+    /// Begins a message's life. It is kept when this returns.
     ///
     /// # Errors
     /// When it cannot be kept, also when its id is known already: then nothing may be sent.
     pub async fn begin(&self, message: NewMessage) -> Result<(), ArchiveError> {
-        self.write(move |db| insert(db, &message)).await
+        // What is sent at once has left nothing behind until the note that it leaves, which takes this row to the disk
+        // with it. What waits in the outbox is a promise.
+        let survives = if message.state == State::Sending { Survives::Process } else { Survives::Machine };
+        self.write_to(survives, move |db| insert(db, &message)).await
     }
 
     /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
@@ -199,13 +216,14 @@ impl Archive {
 
     /// Notes a step. What comes back completes when it is on the disk; steps of no great weight need not be awaited.
     pub fn note(&self, id: &str, step: Step) -> Committed {
-        self.note_as(None, id, step)
+        let (id, at) = (id.to_owned(), now());
+        self.write(move |db| apply(db, &id, None, at, &step))
     }
 
-    /// Notes a step on behalf of who holds this lease. Refused when it is not held any more.
-    pub(crate) fn note_as(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
+    /// Notes a step of a message of ours, on behalf of who holds this lease. Refused when it is not held any more.
+    pub fn note_sent(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
         let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
-        self.write(move |db| apply(db, &id, lease.as_deref(), at, &step))
+        self.write_to(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
     }
 
     /// A message by its id, or a beginning of it that fits only one.

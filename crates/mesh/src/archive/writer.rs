@@ -20,9 +20,28 @@ const WORTH_COPYING: i64 = 100;
 
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
 
+/// Which crash a write has to survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Survives {
+    /// Ours. `synchronous = NORMAL`: the system has it, and writes it to the disk in its own time.
+    Process,
+    /// The machine's. `synchronous = FULL`: it is on the disk, with all that was committed before it.
+    Machine,
+}
+
+impl Survives {
+    fn pragma(self) -> &'static str {
+        match self {
+            Self::Process => "PRAGMA synchronous = NORMAL",
+            Self::Machine => "PRAGMA synchronous = FULL",
+        }
+    }
+}
+
 /// A write, and where to say that it is committed.
 pub(super) struct Write {
     pub(super) job: Job,
+    pub(super) survives: Survives,
     pub(super) done: oneshot::Sender<Result<(), ArchiveError>>,
 }
 
@@ -75,8 +94,12 @@ fn checkpoint(connection: &Connection, how: &str) -> Result<(i64, i64), rusqlite
 type Waiting = Vec<(oneshot::Sender<Result<(), ArchiveError>>, Result<(), rusqlite::Error>)>;
 
 fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> Result<(), rusqlite::Error> {
+    let survives = batch.iter().map(|write| write.survives).max().unwrap_or(Survives::Machine);
     // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
-    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    let begun = connection
+        .prepare_cached(survives.pragma())
+        .and_then(|mut pragma| pragma.execute([]))
+        .and_then(|_| connection.execute_batch("BEGIN IMMEDIATE"));
     for write in batch {
         let own = match &begun {
             Err(error) => Err(copy(error)),
@@ -124,5 +147,22 @@ mod tests {
         };
         assert_eq!(fill(10), (true, false), "it was not worth it");
         assert_eq!(fill(WORTH_COPYING), (true, true));
+    }
+    #[test]
+    fn a_commit_survives_what_the_most_demanding_of_its_writes_has_to() {
+        let connection = Connection::open_in_memory().unwrap();
+        let synchronous_after = |batch: &[Survives]| -> i64 {
+            let write = |survives: &Survives| Write {
+                job: Box::new(|_| Ok(())),
+                survives: *survives,
+                done: oneshot::channel().0,
+            };
+            commit(&connection, batch.iter().map(write).collect(), &mut Vec::new()).unwrap();
+            connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+        };
+        let (normal, full) = (1, 2);
+        assert_eq!(synchronous_after(&[Survives::Process]), normal);
+        assert_eq!(synchronous_after(&[Survives::Process, Survives::Machine, Survives::Process]), full);
+        assert_eq!(synchronous_after(&[Survives::Process]), normal);
     }
 }
