@@ -67,6 +67,8 @@ pub enum Command {
     Ping(commands::ping::PingArgs),
     Send(commands::send::SendArgs),
     Broadcast(commands::broadcast::BroadcastArgs),
+    Invite(commands::invite::InviteArgs),
+    Join(commands::join::JoinArgs),
     Pair(commands::pair::PairArgs),
     Token(commands::token::TokenArgs),
     Sync(commands::sync::SyncArgs),
@@ -85,7 +87,7 @@ pub enum Command {
 impl Command {
     /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
     pub fn minds_interrupts(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Broadcast(_) | Self::Serve(_) | Self::Token(_))
+        matches!(self, Self::Send(_) | Self::Broadcast(_) | Self::Serve(_) | Self::Token(_) | Self::Join(_))
     }
 
     /// Its name, as documents give it.
@@ -96,6 +98,8 @@ impl Command {
             Self::Ping(_) => "ping",
             Self::Send(_) => "send",
             Self::Broadcast(_) => "broadcast",
+            Self::Invite(_) => "invite",
+            Self::Join(_) => "join",
             Self::Pair(_) => "pair",
             Self::Token(_) => "token",
             Self::Sync(_) => "sync",

@@ -58,6 +58,12 @@ impl Line {
         self
     }
 
+    /// Another line after this one, on the same line.
+    pub fn append(mut self, mut more: Self) -> Self {
+        self.0.append(&mut more.0);
+        self
+    }
+
     fn render(&self, colour: bool) -> String {
         let pieces = self.0.iter().map(|(style, text)| match style {
             Some(style) if colour => format!("{style}{text}{style:#}"),

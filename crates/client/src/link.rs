@@ -64,6 +64,13 @@ impl Access {
         Self { credential: Credential::Shared(token), scopes, display_name: display_name.into() }
     }
 
+    /// Everything over a gateway on this machine: what it takes to make a one-time code, and to be held no longer.
+    #[must_use]
+    pub fn admin(token: Secret, display_name: impl Into<String>) -> Self {
+        let scopes = vec!["operator.admin".to_owned()];
+        Self { credential: Credential::Shared(token), scopes, display_name: display_name.into() }
+    }
+
     fn offer(self) -> Offer {
         let auth = match &self.credential {
             Credential::Shared(token) => Auth { token: Some(token.expose().to_owned()), ..Auth::default() },

@@ -9,6 +9,7 @@ use crate::archive::ArchiveError;
 use crate::device::DeviceKeyError;
 use crate::fallback::FallbackError;
 use crate::identity::IdentityError;
+use crate::invite::{InviteError, SentError};
 use crate::message::MessageError;
 use crate::private_file::PrivateFileError;
 use crate::record::{State, To};
@@ -41,6 +42,12 @@ pub enum MeshError {
     /// The device key cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceKeyError),
+    /// What was given as an invite is none.
+    #[error(transparent)]
+    Invite(#[from] InviteError),
+    /// Our memory of invites cannot be used.
+    #[error(transparent)]
+    SentInvites(#[from] SentError),
     /// A file of ours cannot be used.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -231,6 +238,51 @@ pub enum MeshError {
         #[source]
         source: CallError,
     },
+    /// Our own gateway makes no one-time code.
+    #[error("our own gateway makes no invite: {source}")]
+    NotMinted {
+        /// What it says.
+        #[source]
+        source: CallError,
+    },
+    /// The invite's time is over, by the clock of the gateway it is for.
+    #[error("the invite of {} has ended", to.name)]
+    InviteEnded {
+        /// Whose.
+        to: To,
+    },
+    /// The invite leads elsewhere than the registry.
+    #[error("the registry has {} at {registry}, and the invite leads to {invite}", to.name)]
+    InviteElsewhere {
+        /// Whose invite.
+        to: To,
+        /// The address in the registry.
+        registry: String,
+        /// The address in the invite.
+        invite: String,
+    },
+    /// Another gateway answers than the invite is for.
+    #[error("the gateway that answers is {actual}, and the invite of {} is for {expected}", to.name)]
+    OtherGateway {
+        /// Whose invite.
+        to: To,
+        /// What the invite says, 64 hex digits.
+        expected: String,
+        /// What the gateway says.
+        actual: String,
+    },
+    /// The peer's gateway let us in and gave us nothing to come back with.
+    #[error("{}'s gateway let us in, but gave us no token of our own", to.name)]
+    NoDeviceToken {
+        /// Whose.
+        to: To,
+    },
+    /// The token that the peer's gateway gave us is for a device key that we no longer have.
+    #[error("our token for {} belongs to a device key that is not ours any more", to.name)]
+    TokenOfAnotherDevice {
+        /// Whose.
+        to: To,
+    },
     /// No pairing fits what was named.
     #[error("{what}")]
     NoSuchPairing {
@@ -260,6 +312,18 @@ impl MeshError {
 }
 
 impl MeshError {
+    /// Why our own gateway did not let us in, if it said no.
+    #[must_use]
+    pub(crate) fn own_refusal(&self) -> Option<Fault> {
+        match self {
+            Self::OwnGateway { source, .. } => match &**source {
+                ConnectError::Refused(shape) => Some(shape.fault()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Why the peer's gateway did not let us in, if it said no.
     #[must_use]
     pub fn refusal(&self) -> Option<Fault> {

@@ -12,6 +12,7 @@ pub mod error;
 pub mod fallback;
 pub mod git_exposure;
 pub mod identity;
+pub mod invite;
 mod merged;
 mod mesh;
 pub mod message;

@@ -11,6 +11,7 @@ use crate::config::MeshConfig;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
 use crate::identity::{self, Identity};
+use crate::invite::SentInvites;
 use crate::registry::{Agent, Registry};
 use crate::secrets::{DeviceToken, DeviceTokenStore, TokenStore};
 
@@ -189,6 +190,11 @@ impl Mesh {
     #[must_use]
     pub fn token_store(&self) -> TokenStore {
         TokenStore::new(&self.config.tokens)
+    }
+
+    /// The file of invites that we sent.
+    pub(crate) fn sent_invites(&self) -> SentInvites {
+        SentInvites::new(self.config.state_dir.join("invites.json"))
     }
 
     /// The file of device tokens.

@@ -4,13 +4,18 @@ use std::path::Path;
 
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::Method;
-use openclaw_client::{Access, Challenged, Client, ConnectError, DialOptions, Link, Secret, Trace};
+use openclaw_client::{
+    Access, CallError, Challenged, Client, ConnectError, DialOptions, Events, Link, Lost, Secret, Trace,
+};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::private_file;
+
+/// Our name in its lists.
+const NAME: &str = "agent-mesh";
 
 /// A connection to our own gateway with the owner's rights.
 pub struct OwnGateway {
@@ -24,6 +29,22 @@ impl OwnGateway {
     /// # Errors
     /// When no token is found, none opens the gateway, or the gateway is neither on this machine nor behind TLS.
     pub async fn connect(mesh: &Mesh, deadline: Instant) -> Result<Self, MeshError> {
+        Self::connect_with(mesh, |token| Access::owner(token, NAME), deadline).await
+    }
+
+    /// Connects with all the rights there are, to make a one-time code.
+    ///
+    /// # Errors
+    /// As [`OwnGateway::connect`].
+    pub async fn connect_as_admin(mesh: &Mesh, deadline: Instant) -> Result<Self, MeshError> {
+        Self::connect_with(mesh, |token| Access::admin(token, NAME), deadline).await
+    }
+
+    async fn connect_with(
+        mesh: &Mesh,
+        access: fn(Secret) -> Access,
+        deadline: Instant,
+    ) -> Result<Self, MeshError> {
         let endpoint = &mesh.config().gateway.endpoint;
         if !endpoint.is_loopback() && !endpoint.is_tls() {
             // The owner's token opens everything: it never crosses a network in plain text, not even a private one.
@@ -31,7 +52,7 @@ impl OwnGateway {
         }
         let mut refused = None;
         for token in tokens(mesh)? {
-            match open(mesh, token, deadline).await {
+            match open(mesh, access(token), deadline).await {
                 Ok(client) => return Ok(Self { client }),
                 Err(ConnectError::Refused(shape)) if shape.fault() == Fault::TokenMismatch => {
                     refused = Some(ConnectError::Refused(shape));
@@ -50,7 +71,28 @@ impl OwnGateway {
     /// # Errors
     /// As [`Client::call`].
     pub async fn call<M: Method>(&self, request: &M, deadline: Instant) -> Result<M::Payload, MeshError> {
-        self.client.call(request, deadline).await.map_err(|source| MeshError::OwnGatewayCall { source })
+        self.try_call(request, deadline).await.map_err(|source| MeshError::OwnGatewayCall { source })
+    }
+
+    /// Calls a method whose failure means something to the caller.
+    pub(crate) async fn try_call<M: Method>(
+        &self,
+        request: &M,
+        deadline: Instant,
+    ) -> Result<M::Payload, CallError> {
+        self.client.call(request, deadline).await
+    }
+
+    /// Its events from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.client.events()
+    }
+
+    /// What it means that there are no more events.
+    pub(crate) fn lost(&self) -> MeshError {
+        let how = Lost::Dropped("it closed the connection".to_owned());
+        MeshError::OwnGatewayCall { source: CallError::Lost(how) }
     }
 
     /// Says goodbye.
@@ -63,10 +105,9 @@ fn failed(mesh: &Mesh, source: ConnectError) -> MeshError {
     MeshError::OwnGateway { endpoint: mesh.config().gateway.endpoint.to_string(), source: Box::new(source) }
 }
 
-async fn open(mesh: &Mesh, token: Secret, deadline: Instant) -> Result<Client, ConnectError> {
+async fn open(mesh: &Mesh, access: Access, deadline: Instant) -> Result<Client, ConnectError> {
     let deadline = deadline.min(Instant::now() + mesh.config().connect_timeout);
     let challenged = challenge(mesh, deadline).await?;
-    let access = Access::owner(token, "agent-mesh");
     challenged.authenticate(access, None, deadline, &mut Trace::default()).await
 }
 
@@ -75,7 +116,15 @@ pub(crate) async fn challenge(mesh: &Mesh, deadline: Instant) -> Result<Challeng
     let deadline = deadline.min(Instant::now() + mesh.config().connect_timeout);
     let mut trace = Trace::default();
     let endpoint = &mesh.config().gateway.endpoint;
-    let link = Link::dial(endpoint, &DialOptions::default(), deadline, &mut trace).await?;
+    let link = match Link::dial(endpoint, &DialOptions::default(), deadline, &mut trace).await {
+        // OpenClaw signs its certificate itself. On loopback that is as good as any other: whoever listens there gets the
+        // token, as with ws://.
+        Err(ConnectError::Untrusted { fingerprint: Some(shown), .. }) if endpoint.is_loopback() => {
+            let options = DialOptions { pin: Some(shown), ..DialOptions::default() };
+            Link::dial(endpoint, &options, deadline, &mut trace).await?
+        }
+        link => link?,
+    };
     link.challenge(deadline, &mut trace).await
 }
 

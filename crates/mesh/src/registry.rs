@@ -329,7 +329,7 @@ impl Agent {
     }
 
     /// The first field with an impossible value, and what is wrong with it.
-    fn check(&self) -> Result<(), (&'static str, FieldError)> {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, FieldError)> {
         let named = |field: &'static str| move |error: FieldError| (field, error);
         if self.name.trim().is_empty() {
             return Err(("name", FieldError::Empty));
@@ -370,7 +370,7 @@ fn check_prefix(prefix: &str) -> Result<(), FieldError> {
     }
 }
 
-fn check_device_id(id: &str) -> Result<(), FieldError> {
+pub(crate) fn check_device_id(id: &str) -> Result<(), FieldError> {
     let valid = id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if valid { Ok(()) } else { Err(FieldError::NotHex("64 lower-case hex digits")) }
 }

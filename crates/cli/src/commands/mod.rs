@@ -6,6 +6,8 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod init;
+pub mod invite;
+pub mod join;
 pub mod list;
 pub mod log;
 pub mod man;
@@ -36,6 +38,8 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Send(args) => Box::pin(send::run(args, settings, ui)).await,
         Command::Broadcast(args) => Box::pin(broadcast::run(args, settings, ui)).await,
         Command::Pair(args) => Box::pin(pair::run(&args, settings, ui)).await,
+        Command::Invite(args) => Box::pin(invite::run(&args, settings, ui)).await,
+        Command::Join(args) => Box::pin(join::run(args, settings, ui)).await,
         Command::Sync(args) => Box::pin(sync::run(&args, settings, ui)).await,
         Command::Token(args) => token::run(&args, settings, ui),
         Command::Init(args) => init::run(&args, settings, ui),

@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
+use agent_team_mesh::ops::approving::Rules;
 use agent_team_mesh::ops::pair::{self, PairStatus, Pairing};
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::{Mesh, MeshError};
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::args::duration;
 use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
+
+pub mod approving;
+mod list;
 
 /// How long our own gateway may take.
 const OWN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,10 +50,22 @@ enum Action {
     /// Show who waits for approval at our gateway, and who is in
     List,
     /// Let a device in
+    ///
+    /// Or, with --from-registry or --invited, exactly those devices that are known: their owners need not ask again. Each
+    /// decision is told, also which requests were left alone and why.
     Approve {
         /// A request id, 16 digits or more of a device id, or a teammate whose device id is in the registry
-        #[arg(value_name = "REQUEST")]
-        wanted: String,
+        #[arg(value_name = "REQUEST", required_unless_present_any = ["from_registry", "invited"])]
+        wanted: Option<String>,
+        /// Those whose device id the registry has for a teammate, if they ask to read and write and no more
+        #[arg(long, conflicts_with = "wanted")]
+        from_registry: bool,
+        /// Those that redeemed an invite made on this host
+        #[arg(long, conflicts_with = "wanted")]
+        invited: bool,
+        /// Also those who come later, until Ctrl-C. With --json each decision is one line
+        #[arg(long, conflicts_with = "wanted")]
+        watch: bool,
     },
     /// Turn a request down
     Reject {
@@ -78,37 +93,59 @@ pub async fn run(args: &PairArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         (Some(_), _) if args.to.is_some() || args.wait || args.timeout.is_some() => {
             Err(CliError::usage("--to, --wait and --timeout do not go with list, approve, reject or revoke"))
         }
-        (Some(Action::List), _) => list(&mesh, deadline, ui).await,
-        (Some(Action::Approve { wanted }), _) => {
-            let approved = pair::approve(&mesh, wanted, deadline).await?;
-            let name = shown(approved.device.display_name.as_deref(), &approved.device.device_id);
-            ui.out(Line::styled(style::GOOD, "approved ").text(name));
-            let fields = json!({ "requestId": approved.request_id, "status": "approved",
-                "device": { "deviceId": approved.device.device_id, "displayName": approved.device.display_name } });
-            ui.document("pair", Exit::Done, fields);
-            Ok(Exit::Done)
+        (Some(Action::List), _) => list::list(&mesh, deadline, ui).await,
+        (Some(Action::Approve { wanted: Some(wanted), .. }), _) => approve(&mesh, wanted, deadline, ui).await,
+        (Some(Action::Approve { from_registry, invited, watch, .. }), _) => {
+            let rules = Rules { from_registry: *from_registry, invited: *invited, only: None };
+            if *watch {
+                approving::watch(&mesh, rules, ui).await
+            } else {
+                approving::once(&mesh, rules, deadline, ui).await
+            }
         }
         (Some(Action::Reject { wanted }), _) => {
             let rejected = pair::reject(&mesh, wanted, deadline).await?;
             ui.out(format!("rejected {}", shown(rejected.display_name.as_deref(), &rejected.device_id)));
             let fields = json!({ "requestId": rejected.request_id, "status": "rejected",
-                "device": { "deviceId": rejected.device_id, "displayName": rejected.display_name } });
+                "device": device(&rejected.device_id, rejected.display_name.as_deref()) });
             ui.document("pair", Exit::Done, fields);
             Ok(Exit::Done)
         }
-        (Some(Action::Revoke { wanted }), _) => {
-            let revoked = pair::revoke(&mesh, wanted, deadline).await?;
-            ui.out(format!("revoked {}", shown(revoked.display_name.as_deref(), &revoked.device_id)));
-            let fields = json!({ "status": "revoked",
-                "device": { "deviceId": revoked.device_id, "displayName": revoked.display_name } });
-            ui.document("pair", Exit::Done, fields);
-            Ok(Exit::Done)
-        }
+        (Some(Action::Revoke { wanted }), _) => revoke(&mesh, wanted, deadline, ui).await,
     }
 }
 
+async fn approve(mesh: &Mesh, wanted: &str, deadline: Instant, ui: &Ui) -> Result<Exit, CliError> {
+    let approved = pair::approve(mesh, wanted, deadline).await?;
+    let name = shown(approved.device.display_name.as_deref(), &approved.device.device_id);
+    ui.out(Line::styled(style::GOOD, "approved ").text(name));
+    let fields = json!({ "requestId": approved.request_id, "status": "approved",
+        "device": device(&approved.device.device_id, approved.device.display_name.as_deref()) });
+    ui.document("pair", Exit::Done, fields);
+    Ok(Exit::Done)
+}
+
+async fn revoke(mesh: &Mesh, wanted: &str, deadline: Instant, ui: &Ui) -> Result<Exit, CliError> {
+    let revoked = pair::revoke(mesh, wanted, deadline).await?;
+    ui.out(format!("revoked {}", shown(revoked.display_name.as_deref(), &revoked.device_id)));
+    if let Some(to) = pair::owners(mesh, &[&revoked.device_id])?.get(&revoked.device_id) {
+        ui.warn(format!(
+            "the registry still has this device id for {}: pair approve --from-registry would let it in again",
+            to.name
+        ));
+    }
+    let fields = json!({ "status": "revoked",
+        "device": device(&revoked.device_id, revoked.display_name.as_deref()) });
+    ui.document("pair", Exit::Done, fields);
+    Ok(Exit::Done)
+}
+
+fn device(id: &str, name: Option<&str>) -> serde_json::Value {
+    json!({ "deviceId": id, "displayName": name.map(pair::readable_name) })
+}
+
 fn shown(name: Option<&str>, device_id: &str) -> String {
-    format!("{} {}", name.unwrap_or("(no name)"), device_id.get(..12).unwrap_or(device_id))
+    format!("{} {}", name.map_or("(no name)", pair::readable_name), device_id.get(..12).unwrap_or(device_id))
 }
 
 async fn ask(mesh: &Mesh, to: &str, args: &PairArgs, ui: &Ui) -> Result<Exit, CliError> {
@@ -171,68 +208,4 @@ impl Observer for Announce<'_> {
             ));
         }
     }
-}
-
-async fn list(mesh: &Mesh, deadline: Instant, ui: &Ui) -> Result<Exit, CliError> {
-    let pairings = pair::pairings(mesh, deadline).await?;
-    let time = |ms: i64| Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default();
-    let pending: Vec<Value> = pairings
-        .pending
-        .iter()
-        .map(|row| {
-            json!({ "requestId": row.request_id, "deviceId": row.device_id, "displayName": row.display_name,
-            "scopes": row.scopes, "remoteIp": row.remote_ip, "ts": time(row.ts) })
-        })
-        .collect();
-    let paired: Vec<Value> = pairings
-        .paired
-        .iter()
-        .map(|row| {
-            json!({ "deviceId": row.device_id, "displayName": row.display_name, "scopes": row.scopes,
-            "approvedVia": row.approved_via, "approvedAt": row.created_at_ms.map(time),
-            "lastSeenAt": row.last_seen_at_ms.map(time), "connected": row.connected })
-        })
-        .collect();
-    let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    if !pairings.pending.is_empty() {
-        ui.out("waiting for approval:");
-        ui.table(
-            &["REQUEST", "DEVICE", "CALLS ITSELF", "SCOPES", "FROM"],
-            pairings
-                .pending
-                .iter()
-                .map(|row| {
-                    vec![
-                        row.request_id.clone(),
-                        row.device_id.get(..16).unwrap_or(&row.device_id).to_owned(),
-                        dash(row.display_name.clone()),
-                        row.scopes.join(" "),
-                        dash(row.remote_ip.clone()),
-                    ]
-                })
-                .collect(),
-        );
-        ui.out("");
-    }
-    ui.out(if pairings.paired.is_empty() { "no device is approved" } else { "approved:" });
-    if !pairings.paired.is_empty() {
-        ui.table(
-            &["DEVICE", "NAME", "SCOPES", "LAST SEEN"],
-            pairings
-                .paired
-                .iter()
-                .map(|row| {
-                    let device = row.device_id.get(..12).unwrap_or(&row.device_id).to_owned();
-                    vec![
-                        device,
-                        dash(row.display_name.clone()),
-                        row.scopes.join(" "),
-                        dash(row.last_seen_at_ms.map(time)),
-                    ]
-                })
-                .collect(),
-        );
-    }
-    ui.document("pair", Exit::Done, json!({ "pending": pending, "paired": paired }));
-    Ok(Exit::Done)
 }

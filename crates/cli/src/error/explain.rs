@@ -6,6 +6,7 @@ use agent_team_mesh::client::protocol::{ErrorShape, Fault};
 use agent_team_mesh::client::{CallError, ConnectError};
 use agent_team_mesh::device::DeviceKeyError;
 use agent_team_mesh::identity::IdentityError;
+use agent_team_mesh::invite::{InviteError, SentError};
 use agent_team_mesh::message::MessageError;
 use agent_team_mesh::ops::pair::approve_commands;
 use agent_team_mesh::private_file::PrivateFileError;
@@ -38,6 +39,13 @@ fn meaning(error: &MeshError) -> Meaning {
         ),
         MeshError::Secrets(error) => secrets(error),
         MeshError::Device(error) => device(error),
+        MeshError::Invite(error) => invite(error),
+        MeshError::SentInvites(SentError::File(error)) => file(error),
+        MeshError::SentInvites(_) => Meaning(
+            Exit::Usage,
+            "invites-malformed",
+            hint("remove the file: who holds an open invite then needs pair approve by hand"),
+        ),
         MeshError::File(error) => file(error),
         MeshError::Message(error) => message(error),
         MeshError::Usage(_) => Meaning(Exit::Usage, "usage", None),
@@ -125,6 +133,25 @@ fn meaning(error: &MeshError) -> Meaning {
         ),
         MeshError::OwnGateway { source, .. } => own_gateway(source),
         MeshError::OwnGatewayCall { source } => own_call(source),
+        MeshError::NotMinted { source } => not_minted(source),
+        MeshError::InviteEnded { to } => Meaning(Exit::Auth, "invite-expired", hint(ask_for_an_invite(to))),
+        MeshError::InviteElsewhere { to, .. } => Meaning(
+            Exit::Policy,
+            "invite-elsewhere",
+            hint(format!(
+                "ask {} by another way which one is right; --replace takes the invite's, agent-mesh sync the team's",
+                to.name
+            )),
+        ),
+        MeshError::OtherGateway { to, .. } => Meaning(
+            Exit::Auth,
+            "identity-changed",
+            hint(format!("somebody else may be at this address: ask {}", to.name)),
+        ),
+        MeshError::NoDeviceToken { .. } => Meaning(Exit::Failed, "no-device-token", None),
+        MeshError::TokenOfAnotherDevice { to } => {
+            Meaning(Exit::Auth, "device-token-foreign", hint(come_back_in(to)))
+        }
         MeshError::NoSuchPairing { .. } => Meaning(
             Exit::Unknown,
             "no-such-device",
@@ -141,9 +168,49 @@ fn hint(text: impl Into<String>) -> Option<String> {
 fn get_a_token(to: &To) -> String {
     let prefix = &to.email_prefix;
     format!(
-        "put the token {} gave you into a file and run: agent-mesh token set {prefix} < FILE; then agent-mesh pair --to {prefix}",
+        "{}; or put the token of their gateway into a file and run: agent-mesh token set {prefix} < FILE; then agent-mesh pair --to {prefix}",
+        ask_for_an_invite(to)
+    )
+}
+
+fn ask_for_an_invite(to: &To) -> String {
+    format!(
+        "ask {} for a new invite (agent-mesh invite, with your name), then here: agent-mesh join -",
         to.name
     )
+}
+
+fn come_back_in(to: &To) -> String {
+    format!(
+        "{}; with the token of their gateway: agent-mesh pair --to {}",
+        ask_for_an_invite(to),
+        to.email_prefix
+    )
+}
+
+fn invite(error: &InviteError) -> Meaning {
+    match error {
+        InviteError::TooNew => Meaning(Exit::Usage, "invite-too-new", hint("update agent-mesh")),
+        _ => Meaning(
+            Exit::Usage,
+            "invite-malformed",
+            hint("it is one line that begins with amesh1. (or a setup code of OpenClaw's): copy all of it"),
+        ),
+    }
+}
+
+fn not_minted(error: &CallError) -> Meaning {
+    match error {
+        CallError::Refused(shape) if shape.fault() == Fault::Other => Meaning(
+            Exit::Failed,
+            "invite-refused",
+            hint(
+                "--url says where others reach this gateway: wss://…, or ws:// and a private address; it must listen \
+                 beyond loopback, or a tunnel or proxy must lead to it",
+            ),
+        ),
+        other => own_call(other),
+    }
 }
 
 fn registry(error: &RegistryError) -> Meaning {
@@ -347,10 +414,7 @@ fn refused(to: &To, shape: &ErrorShape) -> Meaning {
         Fault::DeviceTokenMismatch => Meaning(
             Exit::Auth,
             "device-token-invalid",
-            hint(format!(
-                "{} rotated or revoked our access: agent-mesh pair --to {prefix} asks again",
-                to.name
-            )),
+            hint(format!("our access was rotated, revoked or removed: {}", come_back_in(to))),
         ),
         Fault::PairingRequired { request_id: Some(id), .. } => {
             let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
@@ -377,7 +441,8 @@ fn refused(to: &To, shape: &ErrorShape) -> Meaning {
             )
         }
         Fault::BootstrapTokenInvalid => {
-            Meaning(Exit::Auth, "invite-invalid", hint(format!("ask {} for a new one", to.name)))
+            let text = format!("another device used it first, or it has ended: {}", ask_for_an_invite(to));
+            Meaning(Exit::Auth, "invite-invalid", hint(text))
         }
         Fault::TokenMissing => Meaning(Exit::Auth, "no-credential", hint(get_a_token(to))),
         Fault::Auth(_) => Meaning(Exit::Auth, "refused", None),
@@ -428,7 +493,9 @@ fn own_gateway(error: &ConnectError) -> Meaning {
         _ => Meaning(
             Exit::Unreachable,
             "own-gateway-unreachable",
-            hint("is your own gateway running on this host? --gateway names another address"),
+            hint(
+                "is your own gateway running on this host? --gateway names another address, wss://127.0.0.1:18789 if it has TLS",
+            ),
         ),
     }
 }

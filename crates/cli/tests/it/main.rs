@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod docs;
 mod failures;
+mod invite;
 mod list_ping;
 mod outbox;
 mod output;

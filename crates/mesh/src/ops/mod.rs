@@ -1,8 +1,11 @@
 //! One file an operation. Each takes a [`Mesh`](crate::Mesh) and says what became of it; nothing below knows a terminal.
 
+pub mod approving;
 pub mod broadcast;
 pub mod doctor;
 pub mod init;
+pub mod invite;
+pub mod join;
 pub mod list;
 pub mod outbox;
 pub mod pair;

@@ -1,5 +1,6 @@
 //! Pairing: getting our device approved by a peer, and approving devices on our own gateway.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use openclaw_client::protocol::Fault;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::error::MeshError;
+use crate::invite::proof::plain_name;
 use crate::mesh::Mesh;
 use crate::own_gateway::OwnGateway;
 use crate::peer::Peer;
@@ -21,7 +23,7 @@ use crate::registry::Agent;
 use crate::route::gateway;
 
 /// How often a waiting `pair` looks whether it was approved. Nothing is pushed to a device that waits.
-const POLL: Duration = Duration::from_secs(2);
+pub(super) const POLL: Duration = Duration::from_secs(2);
 
 /// So many digits of a device id let a device in: 64 bits. Fewer could be had by trying keys until they fit.
 const PROOF_DIGITS: usize = 16;
@@ -141,6 +143,27 @@ async fn ask(
     }
 }
 
+/// Whose devices are whose, by device id: those that the registry has for a teammate, and those that came by an invite.
+///
+/// # Errors
+/// When the file of invites cannot be used.
+pub fn owners(mesh: &Mesh, device_ids: &[&str]) -> Result<HashMap<String, To>, MeshError> {
+    let guests = mesh.sent_invites().read()?;
+    let agents = mesh.registry().map_or(&[][..], |registry| &registry.agents);
+    let owner = |id: &str| {
+        let listed = agents.iter().find(|agent| agent.device_id.as_deref() == Some(id));
+        listed.map(To::from).or_else(|| guests.whose(id))
+    };
+    let known = device_ids.iter().filter_map(|id| Some(((*id).to_owned(), owner(id)?)));
+    Ok(known.collect())
+}
+
+/// A device's name as people want to read it, without what it proves to a program.
+#[must_use]
+pub fn readable_name(name: &str) -> &str {
+    plain_name(name)
+}
+
 /// Who waits for approval at our own gateway, and who is in.
 ///
 /// # Errors
@@ -193,11 +216,15 @@ pub async fn revoke(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<Pair
     let result = async {
         let paired = own.call(&PairList {}, deadline).await?.paired;
         let pinned = pinned(mesh, wanted);
+        let invited = invited(mesh, wanted)?;
         // To lock somebody out, the name it was approved under is enough.
         let device = one(paired, wanted, |device| {
-            is_device(wanted, &pinned, &device.device_id) || claims(device.display_name.as_deref(), wanted)
+            is_device(wanted, &pinned, &device.device_id)
+                || invited.contains(&device.device_id)
+                || claims(device.display_name.as_deref(), wanted)
         })?;
         own.call(&PairRemove { device_id: device.device_id.clone() }, deadline).await?;
+        mesh.sent_invites().forget(&device.device_id)?;
         Ok(device)
     };
     let result = result.await;
@@ -238,6 +265,13 @@ fn is_meant(wanted: &str, pinned: &Option<String>, device: &PendingDevice) -> bo
 fn is_device(wanted: &str, pinned: &Option<String>, device_id: &str) -> bool {
     (wanted.len() >= 8 && device_id.starts_with(&wanted.to_ascii_lowercase()))
         || pinned.as_deref() == Some(device_id)
+}
+
+/// The devices that a teammate came in with by invites of ours.
+fn invited(mesh: &Mesh, wanted: &str) -> Result<Vec<String>, MeshError> {
+    let prefix = mesh.registry().ok().and_then(|registry| registry.find(wanted).ok());
+    let prefix = prefix.map_or(wanted, |agent| &agent.email_prefix);
+    Ok(mesh.sent_invites().read()?.devices_of(prefix).map(str::to_owned).collect())
 }
 
 /// The device id that the registry has for a teammate.

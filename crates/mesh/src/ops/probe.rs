@@ -46,7 +46,7 @@ pub(crate) struct Probe {
 /// # Errors
 /// When a file of ours cannot be used.
 pub(crate) async fn probe(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<Probe, MeshError> {
-    let credential = gateway::credential(mesh, peer)?;
+    let credential = gateway::credential(mesh, peer);
     let mut trace = Trace::default();
     let mut probe = Probe { steps: Vec::new(), ahead_ms: None, health: None, error: None };
     let start = Instant::now();
@@ -76,7 +76,7 @@ pub(crate) async fn probe(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result
 async fn connect(
     mesh: &Mesh,
     peer: &Peer,
-    credential: Credential,
+    credential: Result<Credential, MeshError>,
     deadline: Instant,
     trace: &mut Trace,
     ahead_ms: &mut Option<i64>,
@@ -84,6 +84,7 @@ async fn connect(
     let failed = |source| MeshError::Connect { to: peer.to.clone(), source: Box::new(source) };
     let challenged = gateway::challenge(mesh, peer, deadline, trace).await.map_err(failed)?;
     *ahead_ms = Some(jiff::Timestamp::now().as_millisecond().saturating_sub(challenged.gateway_time_ms()));
+    let credential = credential?;
     let device = match credential {
         Credential::None => return Err(MeshError::NoCredential { to: peer.to.clone() }),
         _ if mesh.was_refused(&peer.to.email_prefix) => {

@@ -16,10 +16,14 @@ use crate::secrets::DeviceToken;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The credential we would show a peer: the token its gateway gave our device, else the shared one.
+/// The credential we would show a peer: the token its gateway gave our device, else the shared one. Who ever gave us one
+/// of our own is not shown the shared one again, unless the user asks for it with `pair`.
 pub(crate) fn credential(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshError> {
     if let Some(token) = mesh.device_token(&peer.to.email_prefix)? {
         return Ok(Credential::Device(token.token.clone()));
+    }
+    if mesh.device_token_store().prefixes()?.contains(&peer.to.email_prefix.to_lowercase()) {
+        return Err(MeshError::TokenOfAnotherDevice { to: peer.to.clone() });
     }
     let shared = mesh.shared_token(&peer.to.email_prefix)?;
     Ok(shared.map_or(Credential::None, |token| Credential::Shared(token.clone())))
@@ -148,7 +152,13 @@ pub(crate) async fn challenge(
     link.challenge(early, trace).await
 }
 
-fn keep_device_token(mesh: &Mesh, peer: &Peer, client: &Client, shown: &Credential) -> Result<(), MeshError> {
+/// Keeps the token that a gateway gave our device, if it is another than we have shown.
+pub(crate) fn keep_device_token(
+    mesh: &Mesh,
+    peer: &Peer,
+    client: &Client,
+    shown: &Credential,
+) -> Result<(), MeshError> {
     let Some(granted) = &client.hello().auth else { return Ok(()) };
     let Some(token) = &granted.device_token else { return Ok(()) };
     let token = Secret::new(token.clone());

@@ -1,0 +1,124 @@
+//! `agent-mesh join`
+
+use std::io::{IsTerminal, Read};
+use std::time::Duration;
+
+use agent_team_mesh::client::Secret;
+use agent_team_mesh::invite::Invite;
+use agent_team_mesh::ops::join::{self, Enrolled, JoinOptions, Joined};
+use agent_team_mesh::ops::pair::{PairStatus, approve_commands};
+use agent_team_mesh::progress::{Observer, Progress};
+use agent_team_mesh::{Mesh, MeshError};
+use clap::Args;
+
+use crate::args::duration;
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::ui::{Line, Ui, style};
+
+/// An invite is short; what is longer is the wrong file.
+const MAX_INVITE: u64 = 16 * 1024;
+
+/// Redeem an invite: from then on a teammate's agent can be talked to
+///
+/// Our device shows the one-time code in it, waits until the other side lets it in, and keeps a token of its own; the
+/// teammate is added to the registry. A setup code of OpenClaw's (`openclaw qr --json --limited`) is taken, too.
+/// Interrupted, or out of time, the same invite can be given again.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The invite. Without one, or with -, it is read from standard input, where no other user of this machine sees it
+    #[arg(value_name = "INVITE")]
+    invite: Option<String>,
+    /// Who sent it: for a setup code of OpenClaw's, which does not say
+    #[arg(long, value_name = "NAME")]
+    from: Option<String>,
+    /// How long to wait for the approval [default: as long as the invite is good]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+    /// Believe the invite where the registry has another address or certificate
+    #[arg(long)]
+    replace: bool,
+    /// Also call a gateway that would be overheard
+    #[arg(long)]
+    insecure: bool,
+}
+
+pub async fn run(args: JoinArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let text = read(args.invite, ui)?;
+    let invite = Invite::parse(text.expose()).map_err(MeshError::from)?;
+    let mesh = super::open(settings, args.insecure, ui)?;
+    let options = JoinOptions { from: args.from, timeout: args.timeout, replace: args.replace };
+    let mut announce = Announce { ui, invited: invite.from.is_some() };
+    let joined = tokio::select! {
+        joined = Box::pin(join::join(&mesh, &invite, &options, &mut announce)) => joined?,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(CliError::interrupted().hint("the same invite goes on from here, as long as it is good"));
+        }
+    };
+    Ok(told(&mesh, &joined, ui))
+}
+
+fn read(argument: Option<String>, ui: &Ui) -> Result<Secret, CliError> {
+    if let Some(invite) = argument.filter(|text| text != "-") {
+        ui.note(
+            "an invite is a secret, and others may see our arguments: agent-mesh join - reads it instead",
+        );
+        return Ok(Secret::new(invite));
+    }
+    let failed = |error| CliError::io("cannot read the invite", &error);
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        let invite = crate::prompt::without_echo("invite: ").map_err(failed)?;
+        return invite.ok_or_else(CliError::interrupted);
+    }
+    let mut text = String::new();
+    stdin.lock().take(MAX_INVITE + 1).read_to_string(&mut text).map_err(failed)?;
+    Ok(Secret::new(text))
+}
+
+fn told(mesh: &Mesh, joined: &Joined, ui: &Ui) -> Exit {
+    let fields = serde_json::to_value(joined).unwrap_or_default();
+    let Joined { peer, registry, .. } = joined;
+    if joined.status == PairStatus::Pending {
+        let message = format!("{} has not let us in yet", peer.name);
+        let error = CliError::new(Exit::NoReply, "not-approved-in-time", message);
+        let theirs = joined.request_id.as_deref().map(approve_commands).unwrap_or_default();
+        let hint = format!("on their host: {}; then give the same invite again", theirs.join("  or  "));
+        return ui.document_with_error("join", fields, error.hint(hint));
+    }
+    ui.out(Line::styled(style::GOOD, "joined ").text(&peer.name));
+    let path = mesh.config().registry.display();
+    match registry {
+        Some(Enrolled::Added) => ui.note(format!("{} is in the registry now: {path}", peer.name)),
+        Some(Enrolled::Changed { fields }) => {
+            ui.note(format!("set {} of {} in the registry: {path}", fields.join(" and "), peer.name));
+        }
+        _ => {}
+    }
+    ui.note(format!("try: agent-mesh send --to {} --message hello", peer.email_prefix));
+    ui.document("join", Exit::Done, fields);
+    Exit::Done
+}
+
+/// Tells what is waited for.
+struct Announce<'a> {
+    ui: &'a Ui,
+    /// Whether the other side can know us by the invite.
+    invited: bool,
+}
+
+impl Observer for Announce<'_> {
+    fn progress(&mut self, step: Progress<'_>) {
+        let Progress::PairingPending { to, request_id } = step else { return };
+        let mut commands = approve_commands(request_id);
+        if self.invited {
+            commands.insert(0, "agent-mesh pair approve --invited".to_owned());
+        }
+        let waits = if self.invited { "for their agent-mesh invite --wait, or " } else { "" };
+        self.ui.note(format!(
+            "asked {}; waiting {waits}for them to run: {}",
+            to.name,
+            commands.join("  or  ")
+        ));
+    }
+}

@@ -1,0 +1,410 @@
+//! `invite`, `join` and `pair approve` by itself: from one line to a reply, with no shared token on Alice's disk.
+
+use std::fs;
+use std::path::Path;
+
+use agent_mesh_testkit::{FakeGateway, Script};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+
+use crate::support::{Call, Host, Out, Serve, signal, token, until};
+
+/// Bob's host with a gateway at work, and Alice's, where nobody is known yet.
+struct Two {
+    bobs: Host,
+    serve: Serve,
+    alices: Host,
+}
+
+impl Two {
+    async fn new() -> Self {
+        let bobs = Host::new();
+        bobs.write("serve.token", token("bob"));
+        let serve = Serve::start(&bobs, &["--token-file", "serve.token"]).await;
+        let two = Self { bobs, serve, alices: Host::new() };
+        two.bobs_registry(&json!({}));
+        two
+    }
+
+    /// Bob's registry, with more about Alice.
+    fn bobs_registry(&self, more: &Value) {
+        let mut alice = json!({ "name": "Alice", "emailPrefix": "alice" });
+        alice.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let bob = json!({ "name": "Bob", "emailPrefix": "bob", "url": self.serve.url() });
+        self.bobs.registry(&json!([bob, alice]));
+    }
+
+    fn bob(&self, args: &[&str]) -> Call {
+        let gateway = self.serve.url();
+        let call = self.bobs.call(&[&["--gateway", &gateway, "--json"], args].concat());
+        call.env("OPENCLAW_GATEWAY_TOKEN", token("bob")).env("MESH_MY_EMAIL", "bob@example.com")
+    }
+
+    async fn invite(&self) -> String {
+        let document = self.bob(&["invite", "alice"]).run().await.ok().json();
+        document["invite"].as_str().unwrap().to_owned()
+    }
+
+    async fn join(&self, invite: &str, args: &[&str]) -> Out {
+        self.alices.call(&[&["join", "-", "--json"], args].concat()).stdin(invite).run().await
+    }
+
+    async fn send(&self) -> Out {
+        self.alices.run(&["send", "--to", "bob", "--message", "hi", "--json"]).await
+    }
+}
+
+/// The JSON Lines of a run that goes on.
+struct Watch {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watch {
+    fn start(call: Call) -> Self {
+        let mut child = call.spawn();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    async fn next(&mut self) -> Value {
+        let line = tokio::time::timeout(std::time::Duration::from_secs(60), self.lines.next_line()).await;
+        serde_json::from_str(&line.expect("it is silent").unwrap().expect("it ended")).unwrap()
+    }
+}
+
+fn code(out: &Out) -> Value {
+    out.json()["error"]["code"].clone()
+}
+
+/// What an invite holds.
+fn opened(invite: &str) -> Value {
+    let body = invite.strip_prefix("amesh1.").unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap()
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: &Path| vec![(path.display().to_string(), fs::read(path).unwrap())];
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { read(&path) }).collect()
+}
+
+#[tokio::test]
+async fn an_invite_that_waits_lets_alice_in_by_itself() {
+    let two = Two::new().await;
+    let mut bob = Watch::start(two.bob(&["invite", "alice", "--wait"]));
+    let sent = bob.next().await;
+    assert_eq!((&sent["to"]["emailPrefix"], &sent["status"]), (&json!("alice"), &json!("sent")));
+    let invite = sent["invite"].as_str().unwrap();
+    let holds = opened(invite);
+    assert_eq!(
+        (&holds["name"], &holds["emailPrefix"], &holds["url"]),
+        (&json!("Bob"), &json!("bob"), &json!(two.serve.url()))
+    );
+    assert_eq!(holds["gatewayId"].as_str().unwrap().len(), 64);
+
+    let joined = two.join(invite, &[]).await.ok().json();
+    assert_eq!(joined["peer"], json!({ "name": "Bob", "emailPrefix": "bob" }));
+    assert_eq!((&joined["status"], &joined["registry"]["change"]), (&json!("approved"), &json!("added")));
+    let approved = bob.next().await;
+    assert_eq!((&approved["status"], &approved["ok"]), (&json!("approved"), &json!(true)));
+    let alices_device = two.alices.run(&["whoami", "--json"]).await.ok().json()["device"]["id"].clone();
+    assert_eq!(approved["device"]["deviceId"], alices_device);
+    assert!(approved["invite"].is_null(), "the secret is shown once");
+    assert_eq!(bob.child.wait().await.unwrap().code(), Some(0));
+
+    assert_eq!(two.send().await.ok().json()["reply"]["text"], "echo: hi");
+    for (path, content) in files(&two.alices.path("")) {
+        let text = String::from_utf8_lossy(&content);
+        assert!(!text.contains(&token("bob")), "{path} holds the gateway's token");
+        assert!(!text.contains(holds["bootstrapToken"].as_str().unwrap()), "{path} holds the code");
+        assert!(!text.contains(holds["proof"].as_str().unwrap()), "{path} holds the proof");
+    }
+    let (mode, memory) = (crate::support::mode, two.bobs.state("invites.json"));
+    assert_eq!(mode(&memory), 0o600);
+    assert!(!fs::read_to_string(&memory).unwrap().contains(holds["bootstrapToken"].as_str().unwrap()));
+}
+
+#[tokio::test]
+async fn without_waiting_it_prints_the_line_alone_and_says_what_to_run() {
+    let two = Two::new().await;
+    let gateway = two.serve.url();
+    let call = two.bobs.call(&["invite", "alice", "--gateway", &gateway]);
+    let out = call
+        .env("OPENCLAW_GATEWAY_TOKEN", token("bob"))
+        .env("MESH_MY_EMAIL", "bob@example.com")
+        .run()
+        .await
+        .ok();
+    assert_eq!(out.stdout.lines().count(), 1, "a pipe gets the invite and nothing else: {}", out.stdout);
+    assert!(out.stderr.contains("agent-mesh join -") && out.stderr.contains("pair approve --invited"));
+    let invite = out.stdout.trim_end();
+
+    // Out of time, and given again.
+    let pending = two.join(invite, &["--timeout", "1s"]).await.exits(3);
+    assert_eq!(code(&pending), "not-approved-in-time");
+    let request = pending.json()["requestId"].as_str().unwrap().to_owned();
+    let listed = two.bob(&["pair", "list"]).run().await.ok().json();
+    assert_eq!(
+        (&listed["pending"][0]["requestId"], &listed["pending"][0]["to"]),
+        (&json!(request), &Value::Null)
+    );
+    let name = listed["pending"][0]["displayName"].as_str().unwrap();
+    assert!(name.starts_with("agent-mesh:alice (") && !name.contains("invite:"), "{name}");
+    let decided = two.bob(&["pair", "approve", "--invited"]).run().await.ok().json();
+    let decision = &decided["decisions"][0];
+    assert_eq!(
+        (&decision["decision"], &decision["reason"], &decision["to"]["emailPrefix"]),
+        (&json!("approved"), &json!("invite"), &json!("alice"))
+    );
+    two.join(invite, &[]).await.ok();
+    two.send().await.ok();
+    let again = two.join(invite, &[]).await.ok().json();
+    assert_eq!((&again["status"], &again["registry"]["change"]), (&json!("approved"), &json!("unchanged")));
+}
+
+#[tokio::test]
+async fn an_invite_is_one_devices_and_revoked_access_says_how_to_come_back() {
+    let two = Two::new().await;
+    let invite = two.invite().await;
+    two.join(&invite, &["--timeout", "1s"]).await.exits(3);
+    let mallorys = Host::new();
+    let refused = mallorys.call(&["join", "-", "--json"]).stdin(invite.as_str()).run().await.exits(5);
+    assert_eq!(code(&refused), "invite-invalid");
+    assert!(!mallorys.config("registry.json").exists());
+    two.bob(&["pair", "approve", "--invited"]).run().await.ok();
+    two.join(&invite, &[]).await.ok();
+
+    let listed = two.bob(&["pair", "list"]).run().await.ok().json();
+    let row = &listed["paired"][0];
+    assert_eq!(row["to"], json!({ "name": "Alice", "emailPrefix": "alice" }), "known by her invite");
+    assert!(row["approvedAt"].is_string() && row["lastSeenAt"].is_string(), "{row}");
+    two.bob(&["pair", "revoke", "alice"]).run().await.ok();
+    let refused = two.send().await.exits(5);
+    assert_eq!(code(&refused), "device-token-invalid");
+    let hint = refused.json()["error"]["hint"].as_str().unwrap().to_owned();
+    assert!(hint.contains("rotated, revoked or removed") && hint.contains("agent-mesh join -"), "{hint}");
+    assert_eq!(code(&two.join(&invite, &[]).await.exits(5)), "invite-invalid", "the old one is used up");
+
+    let fresh = two.invite().await;
+    two.join(&fresh, &["--timeout", "1s"]).await.exits(3);
+    two.bob(&["pair", "approve", "--invited"]).run().await.ok();
+    two.join(&fresh, &[]).await.ok();
+    two.send().await.ok();
+}
+
+#[tokio::test]
+async fn only_known_devices_are_let_in_and_every_decision_is_told() {
+    let two = Two::new().await;
+    let mut bob = Watch::start(two.bob(&["pair", "approve", "--from-registry", "--invited", "--watch"]));
+    let ask = async |host: &Host| {
+        host.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": two.serve.url() }]));
+        let invite = two.bob(&["invite", "carol"]).run().await.ok().json()["invite"].clone();
+        // A setup code of OpenClaw's proves nothing to Bob's agent-mesh: what ours adds is left out.
+        let mut bare = opened(invite.as_str().unwrap());
+        bare.as_object_mut()
+            .unwrap()
+            .retain(|key, _| !["name", "emailPrefix", "proof", "gatewayId"].contains(&&**key));
+        let code = URL_SAFE_NO_PAD.encode(bare.to_string());
+        let out = host.call(&["join", "-", "--json", "--timeout", "1s"]).stdin(code).run().await.exits(3);
+        (host.run(&["whoami", "--json"]).await.ok().json()["device"]["id"].clone(), out.json())
+    };
+    let (device, asked) = ask(&two.alices).await;
+    let left = bob.next().await;
+    assert_eq!(
+        (&left["decision"], &left["reason"], &left["requestId"]),
+        (&json!("left"), &json!("not-known"), &asked["requestId"])
+    );
+    // The registry learns of her, and the request that waits is decided on anew.
+    two.bobs_registry(&json!({ "deviceId": device }));
+    let approved = bob.next().await;
+    assert_eq!(
+        (&approved["decision"], &approved["reason"], &approved["to"]["name"], &approved["deviceId"]),
+        (&json!("approved"), &json!("registry"), &json!("Alice"), &device)
+    );
+    let stranger = Host::new();
+    let (mallorys, _) = ask(&stranger).await;
+    let left = bob.next().await;
+    assert_eq!((&left["decision"], &left["deviceId"]), (&json!("left"), &mallorys));
+    assert_eq!((&left["command"], &left["ok"]), (&json!("pair"), &json!(true)));
+    signal(&bob.child, Signal::INT);
+    assert_eq!(bob.child.wait().await.unwrap().code(), Some(130));
+
+    let revoked = two.bob(&["pair", "revoke", "alice"]).run().await.ok();
+    assert!(revoked.stderr.contains("--from-registry would let it in again"), "{}", revoked.stderr);
+}
+
+#[tokio::test]
+async fn the_watch_outlives_its_gateway() {
+    let mut two = Two::new().await;
+    let mut bob = Watch::start(two.bob(&["pair", "approve", "--invited", "--watch"]));
+    let address = two.serve.address.clone();
+    let invite = two.invite().await;
+    two.join(&invite, &[]).await.ok();
+    assert_eq!(bob.next().await["decision"], "approved");
+    assert_eq!(two.serve.end().await, Some(0));
+    two.serve = Serve::start_on(&two.bobs, &address, &["--token-file", "serve.token"]).await;
+    let carols = Host::new();
+    let invite = two.bob(&["invite", "carol"]).run().await.ok().json()["invite"].clone();
+    carols.call(&["join", "-"]).stdin(invite.as_str().unwrap()).run().await.ok();
+    assert_eq!(bob.next().await["to"]["emailPrefix"], "carol");
+    bob.child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_registry_says_is_not_overwritten_by_an_invite() {
+    let two = Two::new().await;
+    let invite = two.invite().await;
+    let elsewhere =
+        json!([{ "name": "Bob", "emailPrefix": "bob", "url": "ws://127.0.0.1:1", "note": "ours" }]);
+    two.alices.registry(&elsewhere);
+    let before = fs::read(two.alices.config("registry.json")).unwrap();
+    let refused = two.join(&invite, &[]).await.exits(7);
+    assert_eq!(code(&refused), "invite-elsewhere");
+    assert_eq!(fs::read(two.alices.config("registry.json")).unwrap(), before);
+
+    two.join(&invite, &["--replace", "--timeout", "1s"]).await.exits(3);
+    two.bob(&["pair", "approve", "--invited"]).run().await.ok();
+    let joined = two.join(&invite, &["--replace"]).await.ok().json();
+    assert_eq!(joined["registry"], json!({ "change": "changed", "fields": ["url"] }));
+    let registry: Value =
+        serde_json::from_slice(&fs::read(two.alices.config("registry.json")).unwrap()).unwrap();
+    assert_eq!(registry["agents"][0]["note"], "ours");
+    two.send().await.ok();
+}
+
+#[tokio::test]
+async fn an_invite_whose_time_is_over_says_so_by_the_gateways_clock() {
+    let gateway = FakeGateway::start(Script::new().bootstrap_token("another")).await;
+    let invite = |ms: i64| {
+        let holds = json!({ "url": gateway.url(), "bootstrapToken": "over", "expiresAtMs": ms,
+            "name": "Bob", "emailPrefix": "bob" });
+        format!("amesh1.{}", URL_SAFE_NO_PAD.encode(holds.to_string()))
+    };
+    let host = Host::new();
+    let join = async |text: String| host.call(&["join", "-", "--json"]).stdin(text).run().await.exits(5);
+    assert_eq!(code(&join(invite(1_000)).await), "invite-expired");
+    assert_eq!(code(&join(invite(4_000_000_000_000)).await), "invite-invalid");
+    assert_eq!(gateway.connects(), 2, "each was shown once");
+}
+
+#[tokio::test]
+async fn what_is_no_invite_is_refused_before_anything_is_made() {
+    let host = Host::new();
+    for (text, says) in [
+        ("", "invite-malformed"),
+        ("hello", "invite-malformed"),
+        ("amesh1.AAAA", "invite-malformed"),
+        ("amesh9.AAAA", "invite-too-new"),
+    ] {
+        let out = host.call(&["join", "-", "--json"]).stdin(text).run().await.exits(2);
+        assert_eq!(code(&out), says, "{text}");
+    }
+    let holds = json!({ "url": "ws://127.0.0.1:1", "bootstrapToken": "b" });
+    let nameless = URL_SAFE_NO_PAD.encode(holds.to_string());
+    let out = host.call(&["join", "-", "--json"]).stdin(nameless).run().await.exits(2);
+    assert!(out.json()["error"]["message"].as_str().unwrap().contains("--from"));
+    let holds =
+        json!({ "url": "ws://127.0.0.1:1", "bootstrapToken": "b", "name": "A", "emailPrefix": "Alice" });
+    let own = format!("amesh1.{}", URL_SAFE_NO_PAD.encode(holds.to_string()));
+    host.call(&["join", "-", "--json"]).stdin(own).run().await.exits(2);
+    assert!(!host.state("device.pem").exists() && !host.config("registry.json").exists());
+
+    let given = host.run(&["join", "hello"]).await.exits(2);
+    assert!(given.stderr.contains("agent-mesh join -"), "an argument can be seen: {}", given.stderr);
+}
+
+#[tokio::test]
+async fn an_invite_needs_a_name_a_gateway_and_an_address() {
+    let two = Two::new().await;
+    let bob = async |args: &[&str]| two.bob(args).run().await;
+    for args in [
+        &["invite", "alice", "--expires", "11m"][..],
+        &["invite", "bob"],
+        &["invite", "two words"],
+        &["invite", "alice", "--url", "http://x"],
+        &["pair", "approve"],
+        &["pair", "approve", "--watch"],
+        &["pair", "approve", "x", "--invited"],
+    ] {
+        assert_eq!(code(&bob(args).await.exits(2)), "usage", "{args:?}");
+    }
+    let refused = bob(&["invite", "alice", "--url", "ws://203.0.113.1:18789"]).await.exits(1);
+    assert_eq!(code(&refused), "invite-refused");
+    assert!(refused.json()["error"]["hint"].as_str().unwrap().contains("--url"));
+    two.bobs.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "ip": "" }]));
+    assert_eq!(code(&bob(&["invite", "alice"]).await.exits(1)), "invite-refused", "only loopback is known");
+    let sent = bob(&["invite", "carol@example.com", "--url", &two.serve.url(), "--expires", "1m"]).await.ok();
+    assert_eq!(sent.json()["to"], json!({ "name": "carol", "emailPrefix": "carol" }));
+
+    let nobody = Host::anonymous().run(&["invite", "alice", "--json"]).await.exits(7);
+    assert_eq!(code(&nobody), "identity-unknown");
+    let host = Host::new();
+    let down = host.call(&["invite", "bob", "--json", "--gateway", "ws://127.0.0.1:1"]);
+    let down = down.env("OPENCLAW_GATEWAY_TOKEN", token("x")).run().await.exits(6);
+    assert_eq!(code(&down), "own-gateway-unreachable");
+}
+
+/// Whoever let us in by a token of our own is never shown the shared one again, unless the user asks with `pair`.
+#[tokio::test]
+async fn once_there_is_a_device_token_the_shared_one_stays_at_home() {
+    let script =
+        Script::new().shared_token(&token("bob")).pairing_required().issues_device_token("device-token");
+    let gateway = FakeGateway::start(script).await;
+    let host = Host::with_bob(&gateway.url());
+    host.run(&["pair", "--to", "bob"]).await.ok();
+    assert!(gateway.approve(&gateway.pending_pairings()[0].0));
+    host.run(&["pair", "--to", "bob"]).await.ok();
+    let paired = gateway.requests("connect").len();
+
+    let everything = async |exit: Option<i32>| {
+        for args in [
+            &["send", "--to", "bob", "--message", "hi"][..],
+            &["send", "--to", "bob", "--message", "hi", "--via", "chat"],
+            &["broadcast", "--message", "hi"],
+            &["ping", "--to", "bob"],
+            &["doctor"],
+            &["list"],
+            &["send", "--to", "bob", "--message", "hi", "--queue"],
+            &["outbox", "flush"],
+        ] {
+            let out = host.run(args).await;
+            if let Some(exit) = exit {
+                out.exits(exit);
+            }
+        }
+    };
+    everything(Some(0)).await;
+    let connects = gateway.requests("connect");
+    assert!(connects.len() > paired + 5, "{connects:?}");
+    for sent in &connects[paired..] {
+        assert_eq!(sent["auth"], json!({ "deviceToken": "device-token" }));
+    }
+
+    // Revoked, it is refused; and still nothing else is shown.
+    gateway.revoke("device-token").await;
+    let refused = gateway.requests("connect").len();
+    everything(None).await;
+    let id = host.run(&["log", "--json"]).await.ok().json()["messages"][0]["id"].as_str().unwrap().to_owned();
+    host.run(&["wait", &id]).await;
+    let connects = gateway.requests("connect");
+    assert!(connects.len() > refused);
+    for sent in &connects[refused..] {
+        assert_eq!(sent["auth"], json!({ "deviceToken": "device-token" }));
+    }
+
+    // Nor after the device key was lost, to which the token was bound.
+    fs::remove_file(host.state("device.pem")).unwrap();
+    let lost = gateway.requests("connect").len();
+    let out = host.run(&["send", "--to", "bob", "--message", "hi", "--json"]).await.exits(5);
+    assert_eq!(code(&out), "device-token-foreign");
+    everything(None).await;
+    assert_eq!(gateway.requests("connect").len(), lost, "nothing is shown at all");
+    host.run(&["pair", "--to", "bob"]).await.ok();
+    until(&gateway, |gateway| gateway.requests("connect").len() > lost).await;
+    assert_eq!(gateway.requests("connect")[lost]["auth"]["token"], token("bob"), "asked for by the user");
+}
