@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agent_team_mesh::client::{Endpoint, Secret};
 use agent_team_mesh::fallback::ImFallback;
+use agent_team_mesh::guard::Caller;
 use agent_team_mesh::identity::IdentitySources;
 use agent_team_mesh::message::Limits;
 use agent_team_mesh::{Mesh, MeshConfig, OwnGatewayConfig, PlainText};
@@ -16,9 +17,11 @@ use serde::Deserialize;
 use crate::args::{GlobalArgs, duration};
 use crate::error::{CliError, Exit};
 
+pub mod guards;
 pub mod sync;
 pub mod table;
 
+use guards::{GuardSettings, LimitsTable};
 use sync::SyncEntry;
 use table::About;
 
@@ -40,6 +43,11 @@ impl Env {
             home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
             exe: std::env::current_exe().ok(),
         }
+    }
+
+    /// Of nobody.
+    fn empty() -> Self {
+        Self { vars: HashMap::new(), args: Vec::new(), home: None, exe: None }
     }
 
     pub fn args(&self) -> impl Iterator<Item = OsString> {
@@ -125,6 +133,7 @@ struct ConfigFile {
     allow_insecure_private_ws: Option<bool>,
     queue: Option<bool>,
     sync: Option<Vec<SyncEntry>>,
+    limits: LimitsTable,
 }
 
 /// All settings, merged.
@@ -144,6 +153,8 @@ pub struct Settings {
     pub private_names: Setting<bool>,
     pub queue: Setting<bool>,
     pub sync: Setting<Vec<SyncEntry>>,
+    pub guards: GuardSettings,
+    pub caller: Caller,
     pub json: Setting<bool>,
     pub no_color: Setting<bool>,
     env: Env,
@@ -231,6 +242,7 @@ impl Settings {
             layers.path(&table::CONFIG, args.config.as_ref(), None, || config_dir.join("config.toml"));
         let file = read_config(&config_file)?;
         let in_file = |text| InFile(&config_file.value, text);
+        let caller = guards::caller(&env)?;
         Ok(Self {
             registry: layers.path(&table::REGISTRY, args.registry.as_ref(), file.registry, || {
                 default_registry(&config_dir, &env)
@@ -287,6 +299,8 @@ impl Settings {
                 file.sync,
                 Vec::new,
             ),
+            guards: GuardSettings::load(&env, &config_file.value, &file.limits, caller.speaker())?,
+            caller,
             json,
             no_color: first(
                 &table::NO_COLOR,
@@ -309,8 +323,7 @@ impl Settings {
             me: Some("you@example.com".to_owned()),
             ..GlobalArgs::default()
         };
-        let env = Env { vars: HashMap::new(), args: Vec::new(), home: Some(folder.to_owned()), exe: None };
-        Self::load(&args, env)
+        Self::load(&args, Env { home: Some(folder.to_owned()), ..Env::empty() })
     }
 
     /// The mesh these settings describe.
@@ -334,6 +347,8 @@ impl Settings {
                 serve_token: Some(self.serve_token_path()),
             },
             limits,
+            rules: self.guards.rules(),
+            caller: self.caller.clone(),
             fallback: self.im_fallback.value.clone().map(|script| ImFallback {
                 script,
                 domain: self.email_domain.value.clone(),

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::private_file::{self, PrivateFileError};
 
+mod ledger;
 mod list;
 mod queue;
 mod row;
@@ -26,6 +27,7 @@ mod schema;
 mod search;
 mod writer;
 
+pub use ledger::{Allowance, Reset, Said, Tally};
 pub use list::Filter;
 pub use queue::{Claim, Lease};
 pub use row::{Direction, Event, NewMessage, Step, Stored};

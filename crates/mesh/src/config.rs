@@ -6,6 +6,7 @@ use std::time::Duration;
 use openclaw_client::{Endpoint, Secret};
 
 use crate::fallback::ImFallback;
+use crate::guard::{Caller, Rules};
 use crate::identity::IdentitySources;
 use crate::message::Limits;
 
@@ -24,6 +25,10 @@ pub struct MeshConfig {
     pub gateway: OwnGatewayConfig,
     /// How large a message may be.
     pub limits: Limits,
+    /// How much may be said, and how far a chain of messages may go.
+    pub rules: Rules,
+    /// Who makes us speak.
+    pub caller: Caller,
     /// What delivers when a gateway cannot be reached.
     pub fallback: Option<ImFallback>,
     /// How long it may take until a gateway sent its challenge.

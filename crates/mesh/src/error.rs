@@ -8,6 +8,7 @@ use openclaw_client::{CallError, ConnectError};
 use crate::archive::ArchiveError;
 use crate::device::DeviceKeyError;
 use crate::fallback::FallbackError;
+use crate::guard::Refusal;
 use crate::identity::IdentityError;
 use crate::invite::{InviteError, SentError};
 use crate::message::MessageError;
@@ -54,6 +55,9 @@ pub enum MeshError {
     /// The message cannot be sent.
     #[error(transparent)]
     Message(#[from] MessageError),
+    /// A guard refused it: nothing was sent.
+    #[error(transparent)]
+    Guard(#[from] Refusal),
     /// An option does not fit another, or the peer.
     #[error("{0}")]
     Usage(String),
@@ -172,6 +176,12 @@ pub enum MeshError {
     /// The archive knows no such message.
     #[error("there is no message {id}")]
     NoSuchMessage {
+        /// What was asked for.
+        id: String,
+    },
+    /// The archive has not received such a message.
+    #[error("no message {id} came in here")]
+    NotReceived {
         /// What was asked for.
         id: String,
     },

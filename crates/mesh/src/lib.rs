@@ -11,6 +11,7 @@ pub mod device;
 pub mod error;
 pub mod fallback;
 pub mod git_exposure;
+pub mod guard;
 pub mod identity;
 pub mod invite;
 mod merged;

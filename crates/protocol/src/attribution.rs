@@ -27,18 +27,54 @@ pub struct Header {
     pub thread: Option<String>,
     /// How many agents passed this on; 0 is first-hand.
     pub hops: u32,
+    /// Who had a part in what led to this message, first to last; the sender is the last. Empty when first-hand.
+    pub visited: Vec<String>,
+    /// The id of the message that all began with; none when first-hand: it is this one's own.
+    pub chain: Option<String>,
+    /// The kind of agent's shell that the sender ran in, as its environment says.
+    pub via_shell: Option<String>,
 }
 
 impl Header {
+    /// This header for a message that continues a chain.
+    #[must_use]
+    pub fn continuing(self, chain: &Chain) -> Self {
+        let mut visited = chain.visited.clone();
+        visited.push(self.from.clone());
+        Self { hops: chain.hops.saturating_add(1), visited, chain: Some(chain.id.clone()), ..self }
+    }
+
+    /// The chain that whoever reads this message is in, and what it sends because of it goes on with.
+    #[must_use]
+    pub fn as_chain(&self) -> Chain {
+        let visited = if self.visited.is_empty() { vec![self.from.clone()] } else { self.visited.clone() };
+        // One of the two may be made up; the larger one is safe to go by.
+        let passed_on = u32::try_from(visited.len() - 1).unwrap_or(u32::MAX);
+        let id = self.chain.as_ref().unwrap_or(&self.id).clone();
+        Chain { id, hops: self.hops.max(passed_on), visited }
+    }
+
     /// The message with this header in front.
     #[must_use]
     pub fn wrap(&self, message: &str) -> String {
-        let mut text = format!("{OPEN}from={} id={}", encode(&self.from), encode(&self.id));
+        format!("{}\n{EXPLANATION}\n\n{message}", self.line())
+    }
+
+    fn line(&self) -> String {
+        let mut line = format!("{OPEN}from={} id={}", encode(&self.from), encode(&self.id));
         if let Some(thread) = &self.thread {
-            let _ = write!(text, " thread={}", encode(thread));
+            let _ = write!(line, " thread={}", encode(thread));
         }
-        let _ = write!(text, " hops={} reply=this-turn]\n{EXPLANATION}\n\n{message}", self.hops);
-        text
+        let _ = write!(line, " hops={}", self.hops);
+        if !self.visited.is_empty() {
+            let _ = write!(line, " visited={}", encode_names(&self.visited));
+        }
+        for (key, value) in [("chain", &self.chain), ("via-shell", &self.via_shell)] {
+            if let Some(value) = value {
+                let _ = write!(line, " {key}={}", encode(value));
+            }
+        }
+        line + " reply=this-turn]"
     }
 
     /// Splits a text into its header, if it begins with one, and the message. Unknown keys are skipped: a later
@@ -51,22 +87,72 @@ impl Header {
         }
     }
 
-    fn parse(text: &str) -> Option<(Self, &str)> {
-        let (line, rest) = text.strip_prefix(OPEN)?.split_once('\n')?;
-        let (_, message) = rest.split_once("\n\n")?;
+    /// Reads a header's first line alone, as somebody copied it.
+    #[must_use]
+    pub fn from_line(line: &str) -> Option<Self> {
         let mut header = Self::default();
-        for pair in line.strip_suffix(']')?.split(' ') {
+        for pair in line.strip_prefix(OPEN)?.strip_suffix(']')?.split(' ') {
             let (key, value) = pair.split_once('=')?;
             match key {
                 "from" => header.from = decode(value)?,
                 "id" => header.id = decode(value)?,
                 "thread" => header.thread = Some(decode(value)?),
                 "hops" => header.hops = value.parse().ok()?,
+                "visited" => header.visited = decode_names(value)?,
+                "chain" => header.chain = Some(decode(value)?),
+                "via-shell" => header.via_shell = Some(decode(value)?),
                 _ => {}
             }
         }
-        (!header.from.is_empty() && !header.id.is_empty()).then_some((header, message))
+        (!header.from.is_empty() && !header.id.is_empty()).then_some(header)
     }
+
+    fn parse(text: &str) -> Option<(Self, &str)> {
+        if !text.starts_with(OPEN) {
+            return None;
+        }
+        let (line, rest) = text.split_once('\n')?;
+        let (_, message) = rest.split_once("\n\n")?;
+        Some((Self::from_line(line)?, message))
+    }
+}
+
+/// A chain of messages, each sent because of the one before, as far as it came to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// The id of the message it began with.
+    pub id: String,
+    /// How many agents passed it on, up to whoever wrote to us.
+    pub hops: u32,
+    /// Who has had a part in it; whoever wrote to us is the last. Never empty.
+    pub visited: Vec<String>,
+}
+
+impl Chain {
+    /// The names as the header's `visited` has them, for whoever hands a chain on through its environment.
+    #[must_use]
+    pub fn visited_value(&self) -> String {
+        encode_names(&self.visited)
+    }
+
+    /// A chain from its three values, of which `visited` is written as in the header. None if one makes no sense.
+    #[must_use]
+    pub fn from_values(id: &str, hops: &str, visited: &str) -> Option<Self> {
+        let visited = decode_names(visited).filter(|names| !names.is_empty())?;
+        let passed_on = u32::try_from(visited.len() - 1).ok()?;
+        let hops = hops.parse::<u32>().ok()?.max(passed_on);
+        (!id.is_empty()).then(|| Self { id: id.to_owned(), hops, visited })
+    }
+}
+
+/// Names with commas between them; a comma in a name is encoded as everything else is.
+fn encode_names(names: &[String]) -> String {
+    names.iter().map(|name| encode(name)).collect::<Vec<_>>().join(",")
+}
+
+fn decode_names(value: &str) -> Option<Vec<String>> {
+    let names = value.split(',').filter(|name| !name.is_empty());
+    names.map(decode).collect()
 }
 
 /// Letters, digits and `._@+:-` as they are, everything else as `%XX`: no value can end the line or the header.
@@ -111,8 +197,12 @@ mod tests {
 
     #[test]
     fn the_header_is_one_line_for_machines_and_one_for_the_model() {
-        let header =
-            Header { from: "alice".into(), id: "id-1".into(), thread: Some("ci builds".into()), hops: 0 };
+        let header = Header {
+            from: "alice".into(),
+            id: "id-1".into(),
+            thread: Some("ci builds".into()),
+            ..Header::default()
+        };
         assert_eq!(
             header.wrap("hello"),
             "[agent-mesh/1 from=alice id=id-1 thread=ci%20builds hops=0 reply=this-turn]\n\
@@ -128,6 +218,7 @@ mod tests {
             "[agent-mesh/1 hops=0]\nx\n\nm",
             "[agent-mesh/1 from=a id=%ZZ]\n\n\nm",
             "[agent-mesh/1 from=a id=%+F]\n\n\nm",
+            "[agent-mesh/1 from=a id=b visited=%ZZ]\n\n\nm",
         ] {
             assert_eq!(Header::split(text), (None, text));
         }
@@ -135,16 +226,47 @@ mod tests {
 
     #[test]
     fn keys_from_the_future_are_skipped() {
-        let (header, message) =
-            Header::split("[agent-mesh/1 from=a id=b hops=2 visited=c sign=x]\nnote\n\nm\n\nn");
+        let (header, message) = Header::split("[agent-mesh/1 from=a id=b hops=2 sign=%x]\nnote\n\nm\n\nn");
         assert_eq!(header.map(|h| h.hops), Some(2));
         assert_eq!(message, "m\n\nn");
     }
 
+    #[test]
+    fn a_chain_grows_by_whoever_passes_it_on() {
+        let by = |from: &str, id: &str| Header { from: from.into(), id: id.into(), ..Header::default() };
+        let first = by("alice", "id-1");
+        let second = by("戴,泽", "id-2").continuing(&first.as_chain());
+        let third =
+            Header { via_shell: Some("exec".into()), ..by("carol", "id-3") }.continuing(&second.as_chain());
+        assert_eq!(
+            third.line(),
+            "[agent-mesh/1 from=carol id=id-3 hops=2 visited=alice,%E6%88%B4%2C%E6%B3%BD,carol chain=id-1 \
+             via-shell=exec reply=this-turn]"
+        );
+        let chain = third.as_chain();
+        assert_eq!((chain.hops, chain.visited.join(" ")), (2, "alice 戴,泽 carol".to_owned()));
+        let read = Chain::from_values(&chain.id, &chain.hops.to_string(), &chain.visited_value());
+        assert_eq!(read, Some(chain));
+    }
+
+    /// A sender that hides its hops still names those it came through, or the other way round.
+    #[test]
+    fn of_hops_and_names_the_larger_one_counts() {
+        let hops = |line: &str| Header::from_line(line).unwrap().as_chain().hops;
+        assert_eq!(hops("[agent-mesh/1 from=c id=x hops=0 visited=a,b,c]"), 2);
+        assert_eq!(hops("[agent-mesh/1 from=c id=x hops=7 visited=b,c]"), 7);
+        assert_eq!(hops("[agent-mesh/1 from=c id=x]"), 0);
+        for (id, hops, visited) in [("", "0", "a"), ("x", "-1", "a"), ("x", "0", ""), ("x", "0", "%")] {
+            assert_eq!(Chain::from_values(id, hops, visited), None);
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_value_survives(from in ".{1,20}", id in ".{1,20}", thread in proptest::option::of(".{0,20}"), hops: u32, message in ".{0,80}") {
-            let header = Header { from, id, thread, hops };
+        fn any_value_survives(from in ".{1,20}", id in ".{1,20}", thread in proptest::option::of(".{0,20}"), hops: u32,
+            visited in proptest::collection::vec(".{1,9}", 0..4), chain in proptest::option::of(".{0,20}"),
+            via_shell in proptest::option::of(".{0,9}"), message in ".{0,80}") {
+            let header = Header { from, id, thread, hops, visited, chain, via_shell };
             let wrapped = header.wrap(&message);
             prop_assert_eq!(Header::split(&wrapped), (Some(header), &*message));
         }

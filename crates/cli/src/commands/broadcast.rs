@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast, dry_run};
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::record::{Record, State};
@@ -58,7 +59,7 @@ fn tag(text: &str) -> Result<(String, String), String> {
 
 pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open_with_registry(settings, args.how.insecure, ui)?;
-    let mut send = args.how.request(args.message.read()?, settings);
+    let mut send = args.how.request(&mesh, args.message.read()?, settings).await?;
     send.wait = !args.no_wait;
     send.fallback = args.fallback;
     let request = BroadcastRequest {
@@ -86,8 +87,9 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         ui.document("broadcast", exit, fields);
         return Ok(exit);
     }
-    let error = match exit {
-        Exit::Unreachable => CliError::new(exit, "reached-nobody", "the broadcast reached nobody"),
+    let error = match (exit, refusal(&records)) {
+        (Exit::Unreachable, Some(refusal)) => refusal.into(),
+        (Exit::Unreachable, None) => CliError::new(exit, "reached-nobody", "the broadcast reached nobody"),
         _ => CliError::new(exit, "reached-some", "not everybody replied"),
     };
     Ok(ui.document_with_error("broadcast", fields, error))
@@ -139,6 +141,16 @@ fn verdict(records: &[Record], quorum: Option<usize>) -> Exit {
         (_, true) => Exit::Partial,
         _ => Exit::Unreachable,
     }
+}
+
+/// What our own guards said, if they let it go to nobody.
+fn refusal(records: &[Record]) -> Option<&MeshError> {
+    let mut refusals = records.iter().map(|record| match &record.error {
+        Some(error @ MeshError::Guard(_)) => Some(error),
+        _ => None,
+    });
+    let first = refusals.next()??;
+    refusals.all(|refusal| refusal.is_some()).then_some(first)
 }
 
 fn counts(records: &[Record]) -> BTreeMap<&'static str, usize> {

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod init;
 pub mod invite;
 pub mod join;
+pub mod limits;
 pub mod list;
 pub mod log;
 pub mod man;
@@ -46,6 +47,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Wait(args) => Box::pin(wait::run(&args, settings, ui)).await,
         Command::Log(args) => Box::pin(log::run(&args, settings, ui)).await,
         Command::Outbox(args) => Box::pin(outbox::run(&args, settings, ui)).await,
+        Command::Limits(args) => Box::pin(limits::run(&args, settings, ui)).await,
         Command::Serve(args) => serve::run(args, settings, ui).await,
         Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, settings, ui)).await,

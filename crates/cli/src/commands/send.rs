@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_team_mesh::message::SizeNote;
+use agent_team_mesh::ops::chain;
 use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
 use agent_team_mesh::record::{Record, State, To};
@@ -87,9 +88,12 @@ pub struct HowArgs {
     /// The route
     #[arg(long, value_enum)]
     via: Option<Route>,
-    /// Leave out the header that says who speaks
+    /// Leave out the header that says who speaks: for people
     #[arg(long)]
     no_header: bool,
+    /// The message that this one is sent because of: its id, or the whole first line of its header
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+    in_reply_to: Option<String>,
     /// Also send where it could be overheard
     #[arg(long)]
     pub insecure: bool,
@@ -146,8 +150,17 @@ fn read_text(from: impl Read, name: &str) -> Result<String, CliError> {
 
 impl HowArgs {
     /// The request these arguments describe.
-    pub fn request(self, message: String, settings: &Settings) -> SendRequest {
-        SendRequest {
+    pub async fn request(
+        self,
+        mesh: &Mesh,
+        message: String,
+        settings: &Settings,
+    ) -> Result<SendRequest, CliError> {
+        let in_reply_to = match &self.in_reply_to {
+            Some(named) => Some(chain::of_message(mesh, named).await?),
+            None => None,
+        };
+        Ok(SendRequest {
             session: SessionChoice { session: self.session, thread: self.thread, agent: self.agent },
             via: self.via.map(|route| match route {
                 Route::Agent => Via::Agent,
@@ -155,15 +168,16 @@ impl HowArgs {
             }),
             timeout: self.timeout.unwrap_or(settings.timeout.value),
             header: !self.no_header,
+            in_reply_to,
             ..SendRequest::new(message)
-        }
+        })
     }
 }
 
 pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open_with_registry(settings, args.how.insecure, ui)?;
     let agent = mesh.registry()?.find(&args.to).map_err(MeshError::from)?;
-    let mut request = args.how.request(args.message.read()?, settings);
+    let mut request = args.how.request(&mesh, args.message.read()?, settings).await?;
     request.wait = !args.no_wait;
     request.id = Some(args.id.unwrap_or_else(Uuid::now_v7));
     let planned = plan(&mesh, agent, &request)?;

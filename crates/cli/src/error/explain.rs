@@ -5,6 +5,7 @@ use agent_team_mesh::archive::ArchiveError;
 use agent_team_mesh::client::protocol::{ErrorShape, Fault};
 use agent_team_mesh::client::{CallError, ConnectError};
 use agent_team_mesh::device::DeviceKeyError;
+use agent_team_mesh::guard::Refusal;
 use agent_team_mesh::identity::IdentityError;
 use agent_team_mesh::invite::{InviteError, SentError};
 use agent_team_mesh::message::MessageError;
@@ -48,6 +49,14 @@ fn meaning(error: &MeshError) -> Meaning {
         ),
         MeshError::File(error) => file(error),
         MeshError::Message(error) => message(error),
+        MeshError::Guard(refusal) => guard(refusal),
+        MeshError::NotReceived { .. } => Meaning(
+            Exit::Usage,
+            "no-such-message",
+            hint(
+                "give the id of a message that came in here, or the whole first line of its header, in quotes",
+            ),
+        ),
         MeshError::Usage(_) => Meaning(Exit::Usage, "usage", None),
         MeshError::Nobody => Meaning(
             Exit::Unreachable,
@@ -355,6 +364,47 @@ fn message(error: &MessageError) -> Meaning {
             Meaning(Exit::Policy, "message-too-large", hint("shorten it, or raise MESH_MSG_HARD_LIMIT"))
         }
         _ => Meaning(Exit::Usage, "message-invalid", None),
+    }
+}
+
+/// The reader is most likely a model, which has to be told that trying harder is not what is asked of it.
+fn guard(refusal: &Refusal) -> Meaning {
+    match refusal {
+        Refusal::TooFar { .. } => Meaning(
+            Exit::Policy,
+            "loop",
+            hint(
+                "stop here: do not send it in another way. Answer in this turn, or ask your owner what to do",
+            ),
+        ),
+        Refusal::Visited { to, .. } => Meaning(
+            Exit::Policy,
+            "loop",
+            hint(format!(
+                "stop here: {} knows of it, and your answer in this turn goes back by itself. If {0} has to be asked, ask \
+                 your owner first",
+                to.name
+            )),
+        ),
+        Refusal::Limit { measure, .. } => Meaning(
+            Exit::Policy,
+            "limit",
+            hint(format!(
+                "stop and ask your owner: agent-mesh limits shows what was sent; a person can run agent-mesh limits reset, \
+                 or raise {} under [limits] in config.toml",
+                measure.setting()
+            )),
+        ),
+        Refusal::Repeated { id, .. } => Meaning(
+            Exit::Policy,
+            "repeated",
+            hint(format!(
+                "they have it: agent-mesh wait {id} tells the reply. Do not reword it; ask your owner if that is not enough"
+            )),
+        ),
+        Refusal::Nameless => Meaning(Exit::Policy, "header-needed", hint("leave out --no-header")),
+        Refusal::OwnersOnly => Meaning(Exit::Policy, "owner-only", hint("ask your owner to run it")),
+        _ => Meaning(Exit::Policy, "refused", None),
     }
 }
 

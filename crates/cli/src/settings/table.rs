@@ -172,6 +172,49 @@ pub const SYNC: About = About {
               each is a table, in the order that decides between them: `[[sync]]` with `from = \"https://…\"` and, if \
               it wants a token, `bearer-file = \"PATH\"` (0600).",
 };
+pub const MAX_HOPS: About = About {
+    name: "limits.max-hops",
+    in_file: true,
+    flag: None,
+    env: "MESH_MAX_HOPS",
+    default: "`4`",
+    meaning: "How often agents may pass a message on. In `config.toml`, these five stand under `[limits]`. In the shell of \
+              an agent a variable can only make them stricter.",
+};
+pub const PEER_PER_HOUR: About = About {
+    name: "limits.peer-per-hour",
+    in_file: true,
+    flag: None,
+    env: "MESH_PEER_PER_HOUR",
+    default: "`60`",
+    meaning: "How many messages an agent may send to one teammate in an hour; a person, 20 times as many.",
+};
+pub const TOTAL_PER_HOUR: About = About {
+    name: "limits.total-per-hour",
+    in_file: true,
+    flag: None,
+    env: "MESH_TOTAL_PER_HOUR",
+    default: "`240`",
+    meaning: "How many messages an agent may send to all teammates in an hour; a person, 20 times as many. A broadcast \
+              counts once.",
+};
+pub const THREAD_PER_DAY: About = About {
+    name: "limits.thread-per-day",
+    in_file: true,
+    flag: None,
+    env: "MESH_THREAD_PER_DAY",
+    default: "`100`",
+    meaning: "How many messages an agent may send in one conversation (a session of a teammate) in a day; a person, 20 \
+              times as many.",
+};
+pub const REPEAT_WINDOW: About = About {
+    name: "limits.repeat-window",
+    in_file: true,
+    flag: None,
+    env: "MESH_REPEAT_WINDOW",
+    default: "`10m`",
+    meaning: "For how long an agent may not send the same text to the same teammate again; 24 h at most.",
+};
 pub const JSON: About = About {
     name: "json",
     in_file: false,
@@ -225,6 +268,11 @@ impl Settings {
             self.row(&PRIVATE_NAMES, &self.private_names, |value| Some(value.to_string())),
             self.row(&QUEUE, &self.queue, |value| Some(value.to_string())),
             self.row(&SYNC, &self.sync, |value| super::sync::show(value)),
+            self.row(&MAX_HOPS, &self.guards.max_hops, |value| Some(value.to_string())),
+            self.row(&PEER_PER_HOUR, &self.guards.peer_per_hour, |value| Some(value.to_string())),
+            self.row(&TOTAL_PER_HOUR, &self.guards.total_per_hour, |value| Some(value.to_string())),
+            self.row(&THREAD_PER_DAY, &self.guards.thread_per_day, |value| Some(value.to_string())),
+            self.row(&REPEAT_WINDOW, &self.guards.repeat_window, |value| time(*value)),
             self.row(&JSON, &self.json, |value| Some(value.to_string())),
             self.row(&NO_COLOR, &self.no_color, |value| Some(value.to_string())),
         ])

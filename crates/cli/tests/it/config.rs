@@ -77,6 +77,11 @@ async fn every_variable_and_key_of_the_table_is_really_read() {
         ("allow-insecure-private-ws", "true"),
         ("queue", "true"),
         ("sync", "file:/other"),
+        ("limits.max-hops", "17"),
+        ("limits.peer-per-hour", "17"),
+        ("limits.total-per-hour", "17"),
+        ("limits.thread-per-day", "17"),
+        ("limits.repeat-window", "17s"),
         ("json", "true"),
         ("no-color", "true"),
     ];

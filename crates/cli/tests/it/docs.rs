@@ -42,7 +42,9 @@ async fn docs_config_md_is_what_config_says() {
         let key = if row["inFile"] == true { code(&row["name"]) } else { "-".to_owned() };
         let (name, default) = (row["name"].as_str().unwrap(), row["default"].as_str().unwrap());
         let (flag, env) = (code(&row["flag"]), code(&row["env"]));
-        let _ = writeln!(text, "| [{name}](#{name}) | {flag} | {env} | {key} | {default} |");
+        // What a heading's anchor becomes on the web.
+        let anchor = name.replace('.', "");
+        let _ = writeln!(text, "| [{name}](#{anchor}) | {flag} | {env} | {key} | {default} |");
     }
     text.push_str("\n## What they mean\n");
     for row in rows {

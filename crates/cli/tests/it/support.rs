@@ -43,6 +43,11 @@ impl Host {
         Self { home: TempDir::new().unwrap(), me: Some(ME.to_owned()) }
     }
 
+    /// The home of somebody else.
+    pub fn named(email: &str) -> Self {
+        Self { me: Some(email.to_owned()), ..Self::new() }
+    }
+
     /// A home in which nothing says who we are.
     pub fn anonymous() -> Self {
         Self { me: None, ..Self::new() }

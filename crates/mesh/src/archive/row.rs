@@ -287,7 +287,7 @@ impl Archive {
     }
 }
 
-fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> {
+pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> {
     let at = now();
     db.prepare_cached(
         "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,

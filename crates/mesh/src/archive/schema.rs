@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{ArchiveError, classify};
 
 /// Each step takes the schema one version on. A step that was released is never changed.
-const STEPS: [&str; 1] = [
+const STEPS: [&str; 2] = [
     // 1: messages, their events, full-text search. Times are milliseconds since the epoch.
     "CREATE TABLE messages (
         seq INTEGER PRIMARY KEY,
@@ -51,6 +51,24 @@ const STEPS: [&str; 1] = [
     ) STRICT;
     CREATE INDEX events_by_message ON events (message);
     CREATE VIRTUAL TABLE search USING fts5 (words, content = '', contentless_delete = 1, prefix = '1 2 3');",
+    // 2: what was said in the last day, for the limits. Not a part of `messages`: those may be forgotten at any time.
+    // `words` are the first 64 bits of a text's SHA-256. A `chorus` is the rest of a broadcast whose first message stands
+    // for all. A reset without a peer is for everybody.
+    "CREATE TABLE said (
+        at INTEGER NOT NULL,
+        speaker TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        session TEXT NOT NULL,
+        words INTEGER NOT NULL,
+        message TEXT NOT NULL,
+        chorus INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX said_at ON said (at);
+    CREATE INDEX said_by ON said (speaker, at) WHERE chorus = 0;
+    CREATE INDEX said_to ON said (speaker, peer, at);
+    CREATE INDEX said_in ON said (speaker, peer, session, at);
+    CREATE INDEX said_words ON said (speaker, peer, words, at);
+    CREATE TABLE resets (at INTEGER NOT NULL, peer TEXT) STRICT;",
 ];
 
 /// Brings the schema up to date, all steps in one transaction.

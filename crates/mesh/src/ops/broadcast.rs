@@ -75,10 +75,12 @@ pub async fn broadcast(
     request: &BroadcastRequest,
     observer: &mut dyn Observer,
 ) -> Result<(Uuid, Vec<Record>), MeshError> {
-    let plans = dry_run(mesh, request)?;
+    let mut plans = dry_run(mesh, request)?;
     if plans.is_empty() {
         return Err(MeshError::Nobody);
     }
+    // To speak to all is one decision: the first message counts for it.
+    plans.iter_mut().skip(1).for_each(|plan| plan.allowance.chorus = true);
     let count = plans.len();
     let mut running = stream::iter(
         plans

@@ -2,10 +2,12 @@
 
 pub mod approving;
 pub mod broadcast;
+pub mod chain;
 pub mod doctor;
 pub mod init;
 pub mod invite;
 pub mod join;
+pub mod limits;
 pub mod list;
 pub mod outbox;
 pub mod pair;

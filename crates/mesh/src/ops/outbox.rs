@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use openclaw_client::Client;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
-use super::send::{SendRequest, new_message, plan};
+use super::send::{SendRequest, begin, new_message, plan};
 use super::wait::{find, wait};
 use crate::archive::{ArchiveError, Stored};
 use crate::error::MeshError;
@@ -71,10 +71,10 @@ pub async fn send_or_keep(
     expires: Duration,
     observer: &mut dyn Observer,
 ) -> Result<Carried, MeshError> {
-    let plan = plan(mesh, agent, request)?;
+    let plan = plan(mesh, agent, request)?.permitted()?;
     let deadline = Instant::now() + request.timeout;
-    let archive = mesh.archive()?;
-    archive.begin(new_message(&plan, request, State::Queued, Some(expiry(expires)))).await?;
+    let new = new_message(&plan, request, State::Queued, Some(expiry(expires)));
+    let archive = begin(mesh, new, plan.allowance).await?;
     observer.progress(Progress::Begun { id: &plan.id });
     let peer = &plan.to.email_prefix;
     archive.hurry(Some(peer)).await?;

@@ -2,14 +2,15 @@
 
 use jiff::Timestamp;
 use openclaw_client::Client;
-use openclaw_client::protocol::attribution::Header;
+use openclaw_client::protocol::attribution::{Chain, Header};
 use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
-use crate::archive::{Archive, Direction, NewMessage};
+use crate::archive::{Allowance, Archive, Direction, NewMessage};
 use crate::error::MeshError;
 use crate::fallback::ImFallback;
+use crate::guard::{Caller, Refusal, Speaker};
 use crate::mesh::Mesh;
 use crate::message::{self, SizeNote};
 use crate::peer::{Peer, SessionChoice, session_key};
@@ -41,6 +42,8 @@ pub struct SendRequest {
     pub header: bool,
     /// Whether the instant-message fallback may be used.
     pub fallback: bool,
+    /// The chain of the message that this one was caused by, beside the one that we were called in.
+    pub in_reply_to: Option<Chain>,
 }
 
 impl SendRequest {
@@ -56,6 +59,7 @@ impl SendRequest {
             id: None,
             header: true,
             fallback: true,
+            in_reply_to: None,
         }
     }
 }
@@ -88,9 +92,19 @@ pub struct Plan {
     peer: Result<Peer, MeshError>,
     #[serde(skip)]
     me: String,
+    #[serde(skip)]
+    pub(super) allowance: Allowance,
 }
 
 impl Plan {
+    /// This plan, if no guard speaks against its recipient.
+    pub(super) fn permitted(self) -> Result<Self, MeshError> {
+        match self.peer {
+            Err(error @ MeshError::Guard(_)) => Err(error),
+            _ => Ok(self),
+        }
+    }
+
     /// Why the peer cannot be called, if so.
     #[must_use]
     pub fn obstacle(&self) -> Option<&MeshError> {
@@ -110,16 +124,23 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
             "the route a2a does not exist yet (issue 7): use --via agent".to_owned(),
         ));
     }
+    let caller = mesh.config().caller.answering(request.in_reply_to.as_ref());
+    let rules = mesh.config().rules;
+    caller.may_pass_on(&rules)?;
+    if !request.header && caller.speaker() == Speaker::Agent {
+        return Err(Refusal::Nameless.into());
+    }
     let me = mesh.my_name()?;
     let id = request.id.unwrap_or_else(Uuid::now_v7).to_string();
     let text = if request.header {
-        let header =
-            Header { from: me.clone(), id: id.clone(), thread: request.session.thread.clone(), hops: 0 };
-        header.wrap(&request.message)
+        header(&caller, &me, &id, request.session.thread.clone()).wrap(&request.message)
     } else {
         request.message.clone()
     };
-    let peer = Peer::new(mesh, agent);
+    let peer = match caller.may_go_to(agent) {
+        Ok(()) => Peer::new(mesh, agent),
+        Err(refusal) => Err(refusal.into()),
+    };
     Ok(Plan {
         to: To::from(agent),
         address: peer.as_ref().ok().map(|peer| peer.endpoint.to_string()),
@@ -132,7 +153,17 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
         size_note,
         peer,
         me,
+        allowance: Allowance { rules, speaker: caller.speaker(), chorus: false },
     })
+}
+
+fn header(caller: &Caller, me: &str, id: &str, thread: Option<String>) -> Header {
+    let (from, id, via_shell) = (me.to_owned(), id.to_owned(), caller.shell.clone());
+    let header = Header { from, id, thread, via_shell, ..Header::default() };
+    match &caller.chain {
+        Some(chain) => header.continuing(chain),
+        None => header,
+    }
 }
 
 fn has_token(mesh: &Mesh, email_prefix: &str) -> Result<bool, MeshError> {
@@ -225,9 +256,12 @@ pub(crate) async fn send_planned(
         deadline,
         expires_at: None,
     };
-    let archive = match begin(mesh, new).await {
+    if let Err(error @ MeshError::Guard(_)) = plan.peer {
+        return unsent(message, plan.bytes, State::Skipped, error);
+    }
+    let archive = match begin(mesh, new, plan.allowance).await {
         Ok(archive) => archive,
-        Err(error) => return unsent(message, plan.bytes, error),
+        Err(error) => return unsent(message, plan.bytes, State::Failed, error),
     };
     observer.progress(Progress::Begun { id: &message.id });
     let mut delivery = Delivery::new(archive, &message.id, State::Sending, Receipt::default());
@@ -273,21 +307,22 @@ pub(super) fn new_message(
     }
 }
 
-async fn begin(mesh: &Mesh, new: NewMessage) -> Result<&Archive, MeshError> {
+/// Writes the message into the archive, within the limits.
+pub(super) async fn begin(mesh: &Mesh, new: NewMessage, allowance: Allowance) -> Result<&Archive, MeshError> {
     let archive = mesh.archive()?;
-    archive.begin(new).await?;
+    archive.begin_within(new, allowance).await??;
     Ok(archive)
 }
 
-/// The record of a message that could not be kept, and was not sent for that reason.
-fn unsent(message: Outgoing, bytes: usize, error: MeshError) -> Record {
+/// The record of a message that could not be kept, or must not be sent, and was not sent for that reason.
+fn unsent(message: Outgoing, bytes: usize, state: State, error: MeshError) -> Record {
     Record {
         to: message.to,
         id: message.id,
         via: message.via,
         session: message.session,
         bytes,
-        state: State::Failed,
+        state,
         receipt: Receipt::default(),
         reply: None,
         warning: None,

@@ -6,6 +6,7 @@ use agent_mesh_testkit::{FakeGateway, Script};
 use agent_team_mesh::Mesh;
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::config::{MeshConfig, OwnGatewayConfig, PlainText};
+use agent_team_mesh::guard::{Caller, Rules};
 use agent_team_mesh::identity::IdentitySources;
 use agent_team_mesh::message::Limits;
 use agent_team_mesh::ops::send::{SendRequest, send};
@@ -94,6 +95,8 @@ fn config(folder: &tempfile::TempDir) -> MeshConfig {
             serve_token: None,
         },
         limits: Limits::default(),
+        rules: Rules::default(),
+        caller: Caller::default(),
         fallback: None,
         connect_timeout: Duration::from_secs(2),
         plain_text: PlainText::default(),

@@ -57,6 +57,8 @@ impl Home {
                 serve_token: None,
             },
             limits: Limits::default(),
+            rules: crate::guard::Rules::default(),
+            caller: crate::guard::Caller::default(),
             fallback: None,
             connect_timeout: Duration::from_secs(1),
             plain_text: PlainText::default(),

@@ -1,0 +1,385 @@
+//! How much was said in the last day, and whether there may be more: counted and written in one transaction, so that of
+//! two processes that ask at once each sees what the other wrote.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::row::{insert, now};
+use super::{Archive, ArchiveError, NewMessage};
+use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
+
+/// What a message is measured by.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    /// The rules as configured.
+    pub rules: Rules,
+    /// Who speaks.
+    pub speaker: Speaker,
+    /// Whether it is the rest of a broadcast whose first message stands for all in the sum over all peers.
+    pub chorus: bool,
+}
+
+/// How much was said to one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// The peer's e-mail prefix.
+    pub peer: String,
+    /// Messages to it in the last hour.
+    pub last_hour: u32,
+    /// Messages in its busiest conversation in the last day.
+    pub thread_last_day: u32,
+}
+
+/// How much one kind of speaker said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    /// To all, in the last hour; a broadcast counts once.
+    pub total_last_hour: u32,
+    /// To each peer that something was said to in the last day.
+    pub peers: Vec<Said>,
+}
+
+/// A moment from which on counting began anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reset {
+    /// When.
+    pub at: Timestamp,
+    /// For which peer; none: for all.
+    pub peer: Option<String>,
+}
+
+impl Archive {
+    /// Begins a message's life, if there may be one more. It is on the disk when this returns; one that is refused leaves
+    /// nothing behind.
+    ///
+    /// # Errors
+    /// When it cannot be kept, also when its id is known already: then nothing may be sent.
+    pub async fn begin_within(
+        &self,
+        message: NewMessage,
+        allowance: Allowance,
+    ) -> Result<Result<(), Refusal>, ArchiveError> {
+        self.ask(move |db| {
+            let ledger = Ledger::of(db, &message, allowance);
+            if let Some(refusal) = ledger.refusal()? {
+                return Ok(Err(refusal));
+            }
+            ledger.enter()?;
+            insert(db, &message).map(Ok)
+        })
+        .await
+    }
+
+    /// How much this kind of speaker said since the last reset.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn tally(&self, speaker: Speaker) -> Result<Tally, ArchiveError> {
+        self.read(move |db| {
+            let (hour, day) = (Measure::TotalPerHour.window(), Measure::ThreadPerDay.window());
+            let total = "SELECT count(*) FROM said WHERE speaker = ?1 AND chorus = 0
+                AND at > max(?2, (SELECT coalesce(max(at), 0) FROM resets WHERE peer IS NULL))";
+            let total_last_hour =
+                db.query_row(total, params![speaker.name(), before(hour)], |row| row.get(0))?;
+            let peers = "SELECT peer, sum(hour), max(day) FROM (
+                    SELECT peer, sum(at > ?2) AS hour, count(*) AS day FROM said
+                    WHERE speaker = ?1 AND at > max(?3, (SELECT coalesce(max(at), 0) FROM resets
+                        WHERE resets.peer IS NULL OR resets.peer = said.peer))
+                    GROUP BY peer, session)
+                GROUP BY peer ORDER BY sum(day) DESC, peer";
+            let said = |row: &Row<'_>| {
+                Ok(Said { peer: row.get(0)?, last_hour: row.get(1)?, thread_last_day: row.get(2)? })
+            };
+            let values = params![speaker.name(), before(hour), before(day)];
+            let peers = db.prepare(peers)?.query_map(values, said)?.collect::<Result<_, _>>()?;
+            Ok(Tally { total_last_hour, peers })
+        })
+        .await
+    }
+
+    /// Counts anew from now on, for one peer or for all. That it was done stays.
+    ///
+    /// # Errors
+    /// When the archive cannot be written.
+    pub async fn reset_limits(&self, peer: Option<&str>) -> Result<(), ArchiveError> {
+        let peer = peer.map(str::to_lowercase);
+        self.ask(move |db| {
+            db.execute("INSERT INTO resets (at, peer) VALUES (?1, ?2)", params![now(), peer]).map(drop)
+        })
+        .await
+    }
+
+    /// The last resets, newest first.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn resets(&self) -> Result<Vec<Reset>, ArchiveError> {
+        self.read(|db| {
+            let reset = |row: &Row<'_>| {
+                Ok(Reset {
+                    at: Timestamp::from_millisecond(row.get(0)?).unwrap_or_default(),
+                    peer: row.get(1)?,
+                })
+            };
+            let sql = "SELECT at, peer FROM resets ORDER BY at DESC LIMIT 20";
+            db.prepare(sql)?.query_map([], reset)?.collect()
+        })
+        .await
+    }
+}
+
+/// The moment so long ago.
+fn before(window: Duration) -> i64 {
+    now() - i64::try_from(window.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The ledger, opened at the page of one message.
+struct Ledger<'a> {
+    db: &'a Connection,
+    message: &'a NewMessage,
+    allowance: Allowance,
+    peer: String,
+    words: i64,
+}
+
+impl<'a> Ledger<'a> {
+    fn of(db: &'a Connection, message: &'a NewMessage, allowance: Allowance) -> Self {
+        let peer = message.peer.email_prefix.to_lowercase();
+        let digest: [u8; 32] = Sha256::digest(&message.text).into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        Self { db, message, allowance, peer, words: i64::from_be_bytes([a, b, c, d, e, f, g, h]) }
+    }
+
+    fn refusal(&self) -> Result<Option<Refusal>, rusqlite::Error> {
+        let rules = self.allowance.rules.for_speaker(self.allowance.speaker);
+        if self.allowance.speaker == Speaker::Agent
+            && let Some(refusal) = self.repeated(rules.repeat_window)?
+        {
+            return Ok(Some(refusal));
+        }
+        let mut measures =
+            vec![(Measure::ThreadPerDay, rules.thread_per_day), (Measure::PeerPerHour, rules.peer_per_hour)];
+        if !self.allowance.chorus {
+            measures.push((Measure::TotalPerHour, rules.total_per_hour));
+        }
+        for (measure, limit) in measures {
+            if let Some(at) = self.exhausted(measure, limit)? {
+                let free_at =
+                    at.saturating_add(i64::try_from(measure.window().as_millis()).unwrap_or(i64::MAX));
+                let free_at = Timestamp::from_millisecond(free_at).unwrap_or(Timestamp::MAX);
+                return Ok(Some(Refusal::Limit { to: self.message.peer.clone(), measure, limit, free_at }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// When the oldest of the last `limit` messages was written, if there are so many: at the limit, only its leaving the
+    /// window makes room.
+    fn exhausted(&self, measure: Measure, limit: u32) -> Result<Option<i64>, rusqlite::Error> {
+        let Some(others) = limit.checked_sub(1) else { return Ok(Some(now())) };
+        let (which, resets) = match measure {
+            Measure::TotalPerHour => ("chorus = 0", "peer IS NULL"),
+            Measure::PeerPerHour => ("peer = ?4", "peer IS NULL OR peer = ?4"),
+            Measure::ThreadPerDay => ("peer = ?4 AND session = ?5", "peer IS NULL OR peer = ?4"),
+        };
+        let sql = format!(
+            "SELECT at FROM said WHERE speaker = ?1 AND {which}
+                AND at > max(?2, (SELECT coalesce(max(at), 0) FROM resets WHERE {resets}))
+            ORDER BY at DESC LIMIT 1 OFFSET ?3"
+        );
+        let since = before(measure.window());
+        let all = params![self.allowance.speaker.name(), since, others, self.peer, self.message.session];
+        let named = match measure {
+            Measure::TotalPerHour => 3,
+            Measure::PeerPerHour => 4,
+            Measure::ThreadPerDay => 5,
+        };
+        self.db.prepare_cached(&sql)?.query_row(&all[..named], |row| row.get(0)).optional()
+    }
+
+    /// The same text to the same peer, unless it certainly did not arrive: that may be said again.
+    fn repeated(&self, window: Duration) -> Result<Option<Refusal>, rusqlite::Error> {
+        let sql = "SELECT at, message FROM said WHERE speaker = 'agent' AND peer = :peer AND words = :words
+                AND at > max(:since, (SELECT coalesce(max(at), 0) FROM resets WHERE peer IS NULL OR peer = :peer))
+                AND NOT EXISTS (SELECT 1 FROM messages WHERE id = said.message
+                    AND state IN ('failed', 'unreachable', 'skipped', 'expired', 'cancelled'))
+            ORDER BY at DESC LIMIT 1";
+        let since = before(window.min(LONGEST_WINDOW));
+        let values = named_params! { ":peer": self.peer, ":words": self.words, ":since": since };
+        let repeated = |row: &Row<'_>| {
+            let ago = u64::try_from(now() - row.get::<_, i64>(0)?).unwrap_or_default();
+            Ok(Refusal::Repeated {
+                to: self.message.peer.clone(),
+                ago: Duration::from_millis(ago),
+                id: row.get(1)?,
+            })
+        };
+        self.db.prepare_cached(sql)?.query_row(values, repeated).optional()
+    }
+
+    /// Writes the message down, and forgets what no limit looks back to.
+    fn enter(&self) -> Result<(), rusqlite::Error> {
+        self.db.prepare_cached("DELETE FROM said WHERE at < ?1")?.execute([before(LONGEST_WINDOW)])?;
+        let sql = "INSERT INTO said (at, speaker, peer, session, words, message, chorus)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let values = params![
+            now(),
+            self.allowance.speaker.name(),
+            self.peer,
+            self.message.session,
+            self.words,
+            self.message.id,
+            self.allowance.chorus,
+        ];
+        self.db.prepare_cached(sql)?.execute(values).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{Direction, Step};
+    use crate::record::{State, To};
+    use crate::registry::Via;
+
+    fn archive() -> (tempfile::TempDir, Archive) {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
+        (folder, archive)
+    }
+
+    fn message(peer: &str, session: &str, text: &str) -> NewMessage {
+        let id = uuid::Uuid::now_v7().to_string();
+        NewMessage {
+            run_id: id.clone(),
+            id,
+            direction: Direction::Out,
+            peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
+            via: Via::Agent,
+            session: session.into(),
+            thread: None,
+            text: text.into(),
+            header: String::new(),
+            state: State::Sending,
+            expires_at: None,
+        }
+    }
+
+    fn agent(rules: Rules) -> Allowance {
+        Allowance { rules, speaker: Speaker::Agent, chorus: false }
+    }
+
+    /// What stops a message, by the name of its setting.
+    async fn say(archive: &Archive, message: NewMessage, allowance: Allowance) -> Option<&'static str> {
+        match archive.begin_within(message, allowance).await.unwrap() {
+            Ok(()) => None,
+            Err(Refusal::Limit { measure, .. }) => Some(measure.setting()),
+            Err(Refusal::Repeated { .. }) => Some("repeated"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_limit_stops_what_it_counts_and_nothing_else() {
+        let rules = Rules { peer_per_hour: 3, total_per_hour: 5, thread_per_day: 2, ..Rules::default() };
+        let (_folder, archive) = archive();
+        let mut texts = (0..).map(|n| n.to_string());
+        let mut said = Vec::new();
+        for (peer, session) in [
+            ("bob", "a"),
+            ("bob", "a"),
+            ("bob", "a"),
+            ("bob", "b"),
+            ("bob", "c"),
+            ("carol", "a"),
+            ("dave", "a"),
+            ("erin", "a"),
+        ] {
+            said.push(say(&archive, message(peer, session, &texts.next().unwrap()), agent(rules)).await);
+        }
+        let (thread, peer, total) = (Some("thread-per-day"), Some("peer-per-hour"), Some("total-per-hour"));
+        assert_eq!(said, [None, None, thread, None, peer, None, None, total]);
+        assert_eq!(archive.list(crate::archive::Filter::default()).await.unwrap().len(), 5);
+        let person = Allowance { speaker: Speaker::Person, ..agent(rules) };
+        assert_eq!(
+            say(&archive, message("bob", "a", "hello"), person).await,
+            None,
+            "people are counted apart"
+        );
+        let tally = archive.tally(Speaker::Agent).await.unwrap();
+        assert_eq!(tally.total_last_hour, 5);
+        assert_eq!(tally.peers[0], Said { peer: "bob".into(), last_hour: 3, thread_last_day: 2 });
+        archive.reset_limits(Some("Bob")).await.unwrap();
+        assert_eq!(
+            say(&archive, message("bob", "a", "x"), agent(rules)).await,
+            total,
+            "bob's reset is bob's"
+        );
+        archive.reset_limits(None).await.unwrap();
+        assert_eq!(say(&archive, message("bob", "a", "x"), agent(rules)).await, None);
+        assert_eq!(archive.resets().await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_agent_repeats_itself_only_where_it_was_not_heard() {
+        let (_folder, archive) = archive();
+        let allowance = agent(Rules::default());
+        let first = message("bob", "a", "hello");
+        let id = first.id.clone();
+        assert_eq!(say(&archive, first, allowance).await, None);
+        assert_eq!(say(&archive, message("bob", "b", "hello"), allowance).await, Some("repeated"));
+        assert_eq!(say(&archive, message("carol", "a", "hello"), allowance).await, None);
+        let person = Allowance { speaker: Speaker::Person, ..allowance };
+        assert_eq!(say(&archive, message("bob", "a", "hello"), person).await, None);
+        let unreachable = Step::Finished { state: State::Unreachable, reply: None, error: None };
+        archive.note(&id, unreachable).await.unwrap();
+        assert_eq!(say(&archive, message("bob", "a", "hello"), allowance).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_broadcast_counts_once_over_all_and_once_for_each() {
+        let rules = Rules { peer_per_hour: 1, total_per_hour: 2, ..Rules::default() };
+        let (_folder, archive) = archive();
+        for n in 0..50 {
+            let allowance = Allowance { chorus: n > 0, ..agent(rules) };
+            assert_eq!(say(&archive, message(&format!("p{n}"), "a", "all"), allowance).await, None);
+        }
+        assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 1);
+        let again = Allowance { chorus: true, ..agent(rules) };
+        assert_eq!(say(&archive, message("p7", "a", "all of you"), again).await, Some("peer-per-hour"));
+        assert_eq!(say(&archive, message("q1", "a", "one"), agent(rules)).await, None);
+        assert_eq!(say(&archive, message("q2", "a", "two"), agent(rules)).await, Some("total-per-hour"));
+    }
+
+    /// The limits of a night are worth nothing if two processes can each write the last message.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_who_ask_at_once_stay_under_the_limit_together() {
+        let rules = Rules { peer_per_hour: 10, ..Rules::default() };
+        let (_folder, archive) = archive();
+        let others: Vec<Archive> = (0..4).map(|_| Archive::open(archive.path()).unwrap()).collect();
+        let asked = (0..100).map(|n| {
+            let archive = &others[n % others.len()];
+            async move { say(archive, message("bob", "a", &n.to_string()), agent(rules)).await }
+        });
+        let said = futures_util::future::join_all(asked).await;
+        assert_eq!(said.iter().filter(|refused| refused.is_none()).count(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_message_still_counts() {
+        let rules = Rules { peer_per_hour: 1, ..Rules::default() };
+        let (_folder, archive) = archive();
+        let first = message("bob", "a", "hello");
+        let id = first.id.clone();
+        assert_eq!(say(&archive, first, agent(rules)).await, None);
+        archive.note(&id, Step::Finished { state: State::Replied, reply: None, error: None }).await.unwrap();
+        assert_eq!(archive.prune(Timestamp::MAX).await.unwrap(), 1);
+        assert_eq!(say(&archive, message("bob", "a", "more"), agent(rules)).await, Some("peer-per-hour"));
+    }
+}
