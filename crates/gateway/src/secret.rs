@@ -28,7 +28,8 @@ impl SharedToken {
     }
 
     /// Whether this is the token, in constant time.
-    pub(crate) fn is(&self, token: &str) -> bool {
+    #[must_use]
+    pub fn is(&self, token: &str) -> bool {
         same(&self.0, &sha256(token.as_bytes()))
     }
 }

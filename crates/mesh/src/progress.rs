@@ -42,7 +42,7 @@ pub enum Progress<'a> {
 }
 
 /// Somebody who watches.
-pub trait Observer: Send {
+pub trait Observer: Send + Sync {
     /// Something happened.
     fn progress(&mut self, step: Progress<'_>);
 

@@ -24,7 +24,7 @@ pub const CLOSE_POLICY: u16 = 1008;
 pub const CLOSE_PROTOCOL: u16 = 1002;
 
 /// A device key, seen from here: something with a name that can sign.
-pub trait DeviceSigner {
+pub trait DeviceSigner: Sync {
     /// Lowercase hex SHA-256 of the raw public key.
     fn id(&self) -> &str;
     /// The raw public key, base64url without padding.

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod list;
 pub mod log;
 pub mod man;
+pub mod mcp;
 pub mod outbox;
 pub mod pair;
 pub mod ping;
@@ -49,6 +50,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Outbox(args) => Box::pin(outbox::run(&args, settings, ui)).await,
         Command::Limits(args) => Box::pin(limits::run(&args, settings, ui)).await,
         Command::Serve(args) => serve::run(args, settings, ui).await,
+        Command::Mcp(args) => Box::pin(mcp::run(&args, settings, ui)).await,
         Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, settings, ui)).await,
         Command::Config(args) => config::run(&args, settings, ui),

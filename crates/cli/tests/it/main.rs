@@ -17,6 +17,7 @@ mod invite;
 mod guards;
 mod list_ping;
 mod loops;
+mod mcp;
 mod outbox;
 mod output;
 mod pair;

@@ -1,6 +1,6 @@
 //! Say one thing to many agents at once.
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -86,7 +86,8 @@ pub async fn broadcast(
         plans
             .into_iter()
             .enumerate()
-            .map(|(place, plan)| async move { (place, send_one(mesh, plan, &request.send).await) }),
+            // Boxed for those who need a future that is `Send`: the compiler does not see that this one is, without.
+            .map(|(place, plan)| async move { (place, send_one(mesh, plan, &request.send).await) }.boxed()),
     )
     .buffer_unordered(request.concurrency.max(1));
     let mut records: Vec<Option<Record>> = (0..count).map(|_| None).collect();

@@ -1,6 +1,6 @@
 //! Who is in the team, and whose gateway answers.
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use openclaw_client::{Link, Trace};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -75,7 +75,9 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<Listed>, MeshError> {
     // Read here so that a broken file is one error, not one a peer.
     mesh.shared_token("")?;
     mesh.device_token("")?;
-    let rows = stream::iter(agents.iter().map(|agent| look_at(mesh, agent))).buffered(AT_ONCE);
+    // Collected and boxed for those who need a future that is `Send`: else the compiler does not see that this one is.
+    let looks: Vec<_> = agents.iter().map(|agent| look_at(mesh, agent).boxed()).collect();
+    let rows = stream::iter(looks).buffered(AT_ONCE);
     Ok(rows.collect().await)
 }
 

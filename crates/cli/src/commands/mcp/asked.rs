@@ -1,0 +1,93 @@
+//! What the tools are asked for. The comments are what a model reads of each field.
+
+use std::time::Duration;
+
+use rmcp::schemars::{self, JsonSchema};
+use serde::Deserialize;
+
+/// Nothing.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ping {
+    /// The teammate: e-mail prefix, name, nickname, or the beginning of one.
+    pub to: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Send {
+    /// The teammate: e-mail prefix, name, nickname, or the beginning of one.
+    pub to: String,
+    /// What to say, at most 8192 bytes. The other agent knows nothing of your conversation: say all it needs.
+    pub message: String,
+    /// A topic with a conversation of its own on their side.
+    pub thread: Option<String>,
+    /// Another session on their side than the one for you.
+    pub session: Option<String>,
+    /// Which agent behind their gateway.
+    pub agent: Option<String>,
+    /// If a teammate's message made you send this one: its id, or the whole first line of it, `[agent-mesh/1 …]`.
+    pub in_reply_to: Option<String>,
+    /// How long to wait for the reply; 60 unless given.
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: Option<u64>,
+    /// False returns as soon as their gateway accepted it; mesh_wait gets the reply later.
+    pub wait: Option<bool>,
+    /// True keeps the message in the outbox while the teammate cannot be reached.
+    pub queue: Option<bool>,
+    /// True stops the other agent's work, too, when this call is cancelled. Else only the waiting stops.
+    pub abort_on_cancel: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Broadcast {
+    /// What to say, at most 8192 bytes.
+    pub message: String,
+    /// Only these teammates; all if absent.
+    #[serde(default)]
+    pub only: Vec<String>,
+    /// Not these teammates.
+    #[serde(default)]
+    pub except: Vec<String>,
+    /// A topic with a conversation of its own on their side.
+    pub thread: Option<String>,
+    /// If a teammate's message made you send this one: its id, or the whole first line of it, `[agent-mesh/1 …]`.
+    pub in_reply_to: Option<String>,
+    /// How long to wait for the replies; 60 unless given.
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wait {
+    /// The message's id, as mesh_send gave it.
+    pub id: String,
+    /// How long to wait; 60 unless given.
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Log {
+    /// Only with this teammate.
+    pub with: Option<String>,
+    /// Only on this topic.
+    pub thread: Option<String>,
+    /// Only with these words, in message or reply.
+    pub search: Option<String>,
+    /// At most so many, the newest; 20 unless given.
+    #[schemars(range(min = 1, max = 200))]
+    pub limit: Option<u32>,
+}
+
+/// The time given, within an hour, or the usual one.
+pub fn timeout(seconds: Option<u64>, usual: Duration) -> Duration {
+    seconds.map_or(usual, |seconds| Duration::from_secs(seconds.clamp(1, 3600)))
+}

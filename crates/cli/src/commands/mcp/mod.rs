@@ -1,0 +1,61 @@
+//! `agent-mesh mcp`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use agent_team_mesh::Mesh;
+use agent_team_mesh::guard::Caller;
+use clap::Args;
+use rmcp::service::ServerInitializeError;
+use rmcp::{ServiceExt, transport};
+
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::ui::Ui;
+
+mod asked;
+mod http;
+mod progress;
+mod resources;
+mod server;
+mod told;
+mod tools;
+
+use server::Server;
+
+/// Be an MCP server: tools with which an agent reaches its teammates' agents
+///
+/// Speaks MCP on standard input and output until its input ends; talk goes to stderr. Whoever uses it counts as an agent:
+/// the limits for agents hold. With --http it listens instead, for whoever has its token.
+#[derive(Debug, Args)]
+pub struct McpArgs {
+    /// Speak streamable HTTP at http://ADDR/mcp, on loopback only; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Option<SocketAddr>,
+    /// With --http: a file with the bearer token, mode 0600; else one is made and kept in the state folder
+    #[arg(long, value_name = "FILE", requires = "http")]
+    token_file: Option<PathBuf>,
+    /// Also send where it could be overheard
+    #[arg(long)]
+    insecure: bool,
+}
+
+pub async fn run(args: &McpArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let mut config = settings.mesh(args.insecure)?.config().clone();
+    config.caller = Caller { agent: true, ..config.caller };
+    let server = Server::new(Mesh::new(config), settings.timeout.value);
+    if let Some(address) = args.http {
+        return http::serve(address, args.token_file.as_deref(), settings, server, ui).await;
+    }
+    // Whatever else this process has to say must not be on standard output: it belongs to the protocol.
+    let running = match server.serve(transport::stdio()).await {
+        Ok(running) => running,
+        // Nobody said anything: a client that only looked whether we start.
+        Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(Exit::Done),
+        Err(error) => return Err(CliError::new(Exit::Failed, "mcp", error.to_string())),
+    };
+    match running.waiting().await {
+        Ok(_) => Ok(Exit::Done),
+        Err(error) => Err(CliError::new(Exit::Failed, "mcp", error.to_string())),
+    }
+}
