@@ -1,7 +1,7 @@
 //! One file an operation. Each takes a [`Mesh`](crate::Mesh) and says what became of it; nothing below knows a terminal.
 
-pub mod approving;
 pub mod abort;
+pub mod approving;
 pub mod broadcast;
 pub mod chain;
 pub mod doctor;
