@@ -398,6 +398,12 @@ impl Settings {
         self.secret(&table::SERVE_TOKEN)
     }
 
+    /// `MESH_OPENAI_KEY`, else `OPENAI_API_KEY`: the key of the model behind `serve --agent openai`.
+    pub fn openai_key(&self) -> Result<Option<Secret>, CliError> {
+        let own = self.secret(&table::OPENAI_KEY)?;
+        if own.value.is_some() { Ok(own.value) } else { Ok(self.secret(&table::OPENAI_API_KEY)?.value) }
+    }
+
     fn secret(&self, about: &About) -> Result<Setting<Option<Secret>>, CliError> {
         let token = self.env.text(about.env)?.map(|token| Some(Secret::new(token.trim().to_owned())));
         Ok(first(about, None, token, None, || None))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use openclaw_protocol::methods::info::GatewayIdentity;
 
 use crate::agent::Agent;
+use crate::memory::{Memory, NoMemory, Room};
 use crate::secret::SharedToken;
 use crate::store::{MemoryStore, Store};
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub version: String,
     /// Where approved devices are kept.
     pub store: Arc<dyn Store>,
+    /// What was said before this gateway started.
+    pub memory: Arc<dyn Memory>,
     /// Who answers.
     pub agent: Arc<dyn Agent>,
     /// Sizes and counts.
@@ -50,6 +53,7 @@ impl Config {
             agent_name: "agent-mesh".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store: Arc::new(MemoryStore::default()),
+            memory: Arc::new(NoMemory),
             agent,
             limits: Limits::default(),
             timing: Timing::default(),
@@ -123,6 +127,8 @@ pub struct Limits {
     pub rows_per_session: usize,
     /// Bytes of text that are remembered, over all sessions.
     pub session_bytes: usize,
+    /// How much of what was said before the start is remembered, over all sessions.
+    pub recalled: Room,
     /// Devices that may wait for approval.
     pub pending_devices: usize,
     /// Devices of one address that may wait for approval; the newest replaces the oldest.
@@ -159,6 +165,7 @@ impl Default for Limits {
             sessions: 1000,
             rows_per_session: 1000,
             session_bytes: 64 * MIB,
+            recalled: Room { turns: 2000, bytes: 4 * MIB },
             pending_devices: 64,
             pending_devices_per_ip: 8,
             setup_codes: 1024,

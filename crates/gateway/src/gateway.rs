@@ -81,7 +81,13 @@ impl Gateway {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let config = Config { listen: address, ..config };
-        Ok(Self { listener, address, shared: Arc::new(Shared::new(config, pairing)) })
+        let past = config.memory.recent(config.limits.recalled).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was said before cannot be read");
+            Vec::new()
+        });
+        let shared = Shared::new(config, pairing);
+        lock(&shared.sessions).recall(past);
+        Ok(Self { listener, address, shared: Arc::new(shared) })
     }
 
     /// Where it listens, with the port that was taken.

@@ -50,6 +50,7 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
     }
     let turn = Turn {
         run_id: job.run.id.clone(),
+        origin: job.run.origin,
         session_key: job.run.session.clone(),
         message,
         provenance: job.provenance.take(),

@@ -19,6 +19,7 @@
 //! - `runs`, `lane`, `outcome`: one turn of the agent, queued by session, answered once and remembered for a while;
 //! - `seats`, `budget`, `slots`, `shares`: what each address and device may take, so that none can take it all;
 //! - `sessions`, `keys`: what was said, and under which name;
+//! - [`Memory`]: what was said before this gateway started;
 //! - [`agent`]: who answers.
 
 pub mod agent;
@@ -34,6 +35,7 @@ mod keys;
 mod lane;
 mod listener;
 mod lockout;
+mod memory;
 mod methods;
 mod outbox;
 mod outcome;
@@ -51,9 +53,14 @@ mod slots;
 mod store;
 mod verify;
 
-pub use agent::{Agent, AgentFailure, Deltas, EchoAgent, ExecAgent, ReplyFuture, Sender, Turn};
+pub use agent::{
+    Agent, AgentFailure, ApiKey, Deltas, EchoAgent, ExecAgent, Model, ModelError, OpenAiAgent, ReplyFuture,
+    Sender, Turn,
+};
 pub use config::{Config, Limits, Timing};
 pub use gateway::{BindError, Gateway, Seam};
+pub use memory::{End, Memory, NoMemory, Past, Recollection, Room};
 pub use principal::{Member, Principal};
+pub use runs::Origin;
 pub use secret::{SharedToken, ShortToken};
 pub use store::{MemoryStore, Store};

@@ -20,9 +20,13 @@ use crate::shares::{Share, Shares, Who};
 
 /// Through which method a run was started. A key is known per method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Origin {
+pub enum Origin {
+    /// `agent`.
     Agent,
+    /// `chat.send`.
     Chat,
+    /// A task of an A2A client.
+    A2a,
 }
 
 /// A run, from its acceptance until it is forgotten. What it was told lives in its [`Job`], not here.
@@ -73,6 +77,13 @@ impl Run {
     pub(crate) async fn wait(&self) -> Option<Arc<Done>> {
         let mut done = self.done.subscribe();
         done.wait_for(Option::is_some).await.ok().and_then(|done| done.clone())
+    }
+
+    /// Whether the owner started it, who is counted by his device, or as nobody without one. No key of a peer has 64
+    /// digits.
+    pub(crate) fn is_owners(&self) -> bool {
+        let is_device = |who: &str| who.len() == 64 && who.bytes().all(|byte| byte.is_ascii_hexdigit());
+        self.who.as_deref().is_none_or(is_device)
     }
 
     /// What its names take, roughly.
@@ -285,7 +296,7 @@ impl Runs {
     /// A run by its id, whatever started it.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Run>> {
         let by = |origin| self.table.get(&(origin, id.to_owned())).cloned();
-        by(Origin::Agent).or_else(|| by(Origin::Chat))
+        [Origin::Agent, Origin::Chat, Origin::A2a].into_iter().find_map(by)
     }
 
     /// Takes runs out of a session that somebody wants to stop: the waiting ones are given back to be finished, the
@@ -327,6 +338,7 @@ fn restarting(origin: Origin) -> ErrorShape {
     let method = match origin {
         Origin::Agent => "agent",
         Origin::Chat => "chat.send",
+        Origin::A2a => "SendMessage",
     };
     let message = format!("{method} unavailable during gateway restart");
     ErrorShape::unavailable(&message, "gateway-restarting", 1000).with_details(json!({

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::Limits;
+use crate::memory::{self, End};
 use crate::runs::{Origin, Run, provenance_size};
 use crate::shares::Who;
 
@@ -19,6 +20,8 @@ const DEFAULT_CHARS: usize = 8_000;
 const MAX_CHARS: usize = 100_000;
 /// Bytes of text in one answer: well below the frame limit, whatever the escaping adds.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// Under this name the owner stands in a memory; no peer's key is this.
+const OWNER: &str = "owner";
 /// How the real gateway marks a text that it cut.
 const CUT: &str = "\n...(truncated)...";
 /// Memory of a row beside its text, roughly; what its client says of itself is bounded when it connects.
@@ -53,7 +56,7 @@ pub(crate) enum NewRow {
     User {
         text: String,
         provenance: Option<InputProvenance>,
-        /// What the client says of itself.
+        /// What the client says of itself; null when that is not remembered.
         client: Value,
         origin: Origin,
         /// Who has proven to be the sender.
@@ -136,6 +139,25 @@ impl Sessions {
         self.make_room_for_bytes(key);
     }
 
+    /// Takes up what was said before the start, oldest first. With it the keys of those runs are known again: a client
+    /// that lost its answer to our restart gets it, and no second turn.
+    pub(crate) fn recall(&mut self, past: Vec<memory::Past>) {
+        for turn in past {
+            let row = NewRow::User {
+                text: turn.message,
+                provenance: None,
+                client: Value::Null,
+                origin: turn.origin,
+                who: Some(turn.from),
+            };
+            self.append(&turn.session_key, &turn.run_id, row, turn.began_at);
+            if let End::Replied(text) = turn.end {
+                let ended_at = turn.ended_at.unwrap_or(turn.began_at);
+                self.append(&turn.session_key, &turn.run_id, NewRow::Assistant { text }, ended_at);
+            }
+        }
+    }
+
     fn make_room_for_session(&mut self) {
         while self.sessions.len() >= self.max_sessions {
             let Some(oldest) = self.oldest(None) else { return };
@@ -181,6 +203,8 @@ impl Sessions {
             NewRow::Assistant { text } => Some(text.clone()),
             NewRow::User { .. } => None,
         });
+        // Which of his devices the owner had before the start is not remembered.
+        let who = if who.as_deref() == Some(OWNER) && run.is_owners() { &run.who } else { who };
         Some(Past { who: who.clone(), same_input: text == message, reply, ts: row.ts })
     }
 
@@ -290,7 +314,9 @@ impl Row {
             NewRow::User { provenance, client, who, .. } => {
                 let key = format!("{}:user", self.run_id);
                 note["idempotencyKey"] = json!(key);
-                note["transport"] = json!({ "clients": [client] });
+                if !client.is_null() {
+                    note["transport"] = json!({ "clients": [client] });
+                }
                 if let Some(who) = who {
                     note["from"] = json!(who);
                 }
@@ -357,6 +383,36 @@ mod tests {
             .collect();
         assert!(rows[0].is_input_of("r1") && rows[1].answers("r1"));
         assert_eq!((rows[1].text(), rows[1].timestamp), ("hello".into(), Some(2)));
+    }
+
+    #[test]
+    fn what_was_said_before_the_start_is_history_and_its_keys_are_known() {
+        let past = |run_id: &str, from: &str, end| memory::Past {
+            run_id: run_id.into(),
+            origin: Origin::Agent,
+            session_key: "s".into(),
+            from: from.into(),
+            message: "hi".into(),
+            end,
+            began_at: 5,
+            ended_at: Some(7),
+        };
+        let mut all = sessions(10, 10, 10_000);
+        let replied = End::Replied("hello".into());
+        all.recall(vec![past("r1", "alice", replied), past("r2", "owner", End::Failed("why".into()))]);
+        assert_eq!(texts(&all, "s"), ["hi", "hello", "hi"]);
+        let first = all.past(&run(Origin::Agent, "r1"), "hi").unwrap();
+        assert_eq!(
+            (first.who.as_deref(), first.reply.as_deref(), first.ts),
+            (Some("alice"), Some("hello"), 5)
+        );
+        let second = all.past(&run(Origin::Agent, "r2"), "hi").unwrap();
+        assert_eq!((second.who, second.reply), (None, None));
+        let mut device = run(Origin::Agent, "r2");
+        device.who = Some("ab".repeat(32));
+        assert_eq!(all.past(&device, "hi").unwrap().who, device.who, "the owner with a device");
+        device.who = Some("alice".into());
+        assert_eq!(all.past(&device, "hi").unwrap().who.as_deref(), Some("owner"));
     }
 
     #[test]

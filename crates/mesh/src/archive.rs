@@ -22,6 +22,7 @@ use crate::private_file::{self, PrivateFileError};
 mod ledger;
 mod list;
 mod queue;
+mod received;
 mod row;
 mod schema;
 mod search;

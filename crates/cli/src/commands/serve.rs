@@ -1,31 +1,32 @@
 //! `agent-mesh serve`
 
-use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use agent_mesh_gateway::{Agent, Config, EchoAgent, ExecAgent, Gateway, SharedToken, Store};
+use agent_mesh_gateway::{Config, Gateway, Memory, NoMemory, SharedToken, Store};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::Archive;
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::client::protocol::methods::info::GatewayIdentity;
 use agent_team_mesh::device::DeviceKey;
 use agent_team_mesh::private_file::{self, Lock};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::duration;
 use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
 mod archived;
+mod backend;
+mod memory;
 
 use archived::Archived;
+use backend::BackendArgs;
+use memory::Remembered;
 
 /// Be a gateway for an agent of your own: any OpenClaw client can talk to it
 ///
@@ -36,33 +37,14 @@ pub struct ServeArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:18789", value_name = "ADDR:PORT")]
     listen: SocketAddr,
-    /// Who answers
-    #[arg(long, value_enum, default_value_t = AgentKind::Echo)]
-    agent: AgentKind,
     /// A file with the gateway's token, mode 0600
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// With --agent exec: how long one run of the command may take
-    #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
-    exec_timeout: Duration,
-    /// With --agent exec: how many bytes of output are a reply; more is a failure
-    #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
-    exec_max_output: usize,
-    /// With --agent exec: the command. The message is on its standard input, the reply is what it prints
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum AgentKind {
-    /// Repeats what it hears
-    Echo,
-    /// Runs a command for each message
-    Exec,
+    #[command(flatten)]
+    backend: BackendArgs,
 }
 
 pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let agent = agent(&args)?;
     let state = &settings.state_dir.value;
     let _alone = alone(state)?;
     let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
@@ -77,18 +59,24 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
             None
         }
     };
+    let memory: Arc<dyn Memory> = match &archive {
+        Some(archive) => Arc::new(Remembered(archive.clone())),
+        None => Arc::new(NoMemory),
+    };
+    let agent = args.backend.agent(settings, Arc::clone(&memory))?;
     let agent = match &archive {
         Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
         None => agent,
     };
     let mut config = Config::new(args.listen, token, identity, agent);
+    config.memory = memory;
     if let Some(archive) = &archive {
         // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
         let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);
         archive.abandon_received(before);
     }
-    config.timing.run = config.timing.run.max(args.exec_timeout);
-    config.limits.reply_bytes = config.limits.reply_bytes.max(args.exec_max_output);
+    config.timing.run = config.timing.run.max(args.backend.run_timeout);
+    config.limits.reply_bytes = config.limits.reply_bytes.max(args.backend.max_reply);
     config.store = Arc::new(PairingFile(state.join("gateway-devices.json")));
     let gateway = Gateway::bind(config).await.map_err(|error| {
         CliError::new(Exit::Failed, "cannot-serve", chain(&error))
@@ -136,20 +124,6 @@ fn alone(state: &Path) -> Result<Lock, CliError> {
         )
         .hint("--state-dir gives each one a folder of its own")
     })
-}
-
-fn agent(args: &ServeArgs) -> Result<Arc<dyn Agent>, CliError> {
-    match (args.agent, args.command.split_first()) {
-        (AgentKind::Echo, None) => Ok(Arc::new(EchoAgent::new())),
-        (AgentKind::Echo, Some(_)) => Err(CliError::usage("a command after -- needs --agent exec")),
-        (AgentKind::Exec, None) => Err(CliError::usage("--agent exec needs a command: -- CMD ARGS…")),
-        (AgentKind::Exec, Some((command, rest))) => {
-            let mut agent = ExecAgent::new(command, rest.iter().cloned());
-            agent.timeout = args.exec_timeout;
-            agent.max_output = args.exec_max_output;
-            Ok(Arc::new(agent))
-        }
-    }
 }
 
 /// The owner's token, and the file it is kept in if we made it ourselves, now or before.

@@ -87,6 +87,23 @@ pub const SERVE_TOKEN: About = About {
     meaning: "The token that `agent-mesh serve` asks of its owner. A secret: it is never shown. The option names a file \
               that holds it.",
 };
+pub const OPENAI_KEY: About = About {
+    name: "openai-key",
+    in_file: false,
+    flag: Some("--api-key-file"),
+    env: "MESH_OPENAI_KEY",
+    default: "`OPENAI_API_KEY`, else none",
+    meaning: "The key of the model behind `agent-mesh serve --agent openai`. A secret: it is never shown. The option \
+              names a file that holds it.",
+};
+pub const OPENAI_API_KEY: About = About {
+    name: "openai-api-key",
+    in_file: false,
+    flag: None,
+    env: "OPENAI_API_KEY",
+    default: "none",
+    meaning: "The same, under the name that other programs use.",
+};
 pub const ME: About = About {
     name: "me",
     in_file: true,
@@ -258,6 +275,8 @@ impl Settings {
             self.row(&GATEWAY, &self.gateway, |value| Some(value.to_string())),
             self.row(&GATEWAY_TOKEN, &own_token, |value| secret(value.is_some())),
             self.row(&SERVE_TOKEN, &serve_token, |value| secret(value.is_some())),
+            self.row(&OPENAI_KEY, &self.secret(&OPENAI_KEY)?, |value| secret(value.is_some())),
+            self.row(&OPENAI_API_KEY, &self.secret(&OPENAI_API_KEY)?, |value| secret(value.is_some())),
             self.row(&ME, &self.me, Clone::clone),
             self.row(&EMAIL_DOMAIN, &self.email_domain, |value| Some(value.clone())),
             self.row(&IM_FALLBACK, &self.im_fallback, |value| value.as_deref().and_then(path)),

@@ -73,6 +73,7 @@ impl ExecAgent {
             // The gateway's own secrets are none of the command's business, nor of whoever reads its reply.
             .env_remove("MESH_GATEWAY_TOKEN")
             .env_remove("OPENCLAW_GATEWAY_TOKEN")
+            .env_remove("MESH_OPENAI_KEY")
             .env("MESH_SESSION", &turn.session_key)
             .env("MESH_FROM", turn.from.device_id.as_deref().unwrap_or("owner"))
             .env("MESH_RUN_ID", &turn.run_id)
@@ -259,25 +260,11 @@ async fn tail(mut stderr: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
-    use crate::agent::Sender;
+    use crate::agent::tests::turn;
 
     fn sh(script: &str) -> ExecAgent {
         ExecAgent::new("sh", ["-c".into(), script.into()])
-    }
-
-    fn turn(message: &str) -> Turn {
-        Turn {
-            run_id: "run-1".into(),
-            session_key: "agent:main:mesh:alice".into(),
-            message: message.into(),
-            provenance: None,
-            permission_mode: None,
-            from: Sender { device_id: Some("d1".into()), ..Sender::default() },
-            cancel: CancellationToken::new(),
-        }
     }
 
     async fn run(agent: &ExecAgent, message: &str) -> Result<String, AgentFailure> {

@@ -1,4 +1,4 @@
-//! Who answers: the trait and two simple agents.
+//! Who answers: the trait, two simple agents, and one that asks a model.
 
 use std::fmt;
 use std::future::Future;
@@ -9,12 +9,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::principal::Principal;
+use crate::runs::Origin;
 
 mod echo;
 mod exec;
+mod openai;
 
 pub use echo::EchoAgent;
 pub use exec::ExecAgent;
+pub use openai::{ApiKey, Model, ModelError, OpenAiAgent};
 
 /// The future of a reply.
 pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<String, AgentFailure>> + Send + 'a>>;
@@ -46,6 +49,8 @@ pub trait Agent: Send + Sync + 'static {
 pub struct Turn {
     /// The run, chosen by the caller.
     pub run_id: String,
+    /// How it was asked for.
+    pub origin: Origin,
     /// The session in its full form, such as `agent:main:mesh:alice`.
     pub session_key: String,
     /// What the agent is told. Text of a peer: data, not instructions of the owner.
@@ -113,5 +118,24 @@ impl AgentFailure {
 impl fmt::Debug for dyn Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Agent")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of a peer.
+    pub(super) fn turn(message: &str) -> Turn {
+        Turn {
+            run_id: "run-1".into(),
+            origin: Origin::Agent,
+            session_key: "agent:main:mesh:alice".into(),
+            message: message.into(),
+            provenance: None,
+            permission_mode: None,
+            from: Sender { device_id: Some("d1".into()), ..Sender::default() },
+            cancel: CancellationToken::new(),
+        }
     }
 }

@@ -226,7 +226,7 @@ fn conflict() -> ErrorShape {
 
 fn acknowledgement(run: &Run) -> Value {
     match run.origin {
-        Origin::Agent => json!({
+        Origin::Agent | Origin::A2a => json!({
             "runId": run.id, "sessionKey": run.session, "agentId": AGENT_ID, "status": "accepted",
             "acceptedAt": run.accepted_at,
         }),

@@ -126,6 +126,8 @@ pub struct Stored {
     pub direction: Direction,
     /// The other side's e-mail prefix.
     pub peer: String,
+    /// Who proved to have sent it, for one that came to us: `owner`, or the key of a peer.
+    pub sender: Option<String>,
     /// When its life began.
     pub created_at: Timestamp,
     /// The topic.
@@ -183,17 +185,21 @@ impl Archive {
     }
 
     /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
-    /// senders' to choose. Gives the id; it is on the disk when this returns.
+    /// senders' to choose. `sender` is who proved to have sent it, whatever the message says. Gives the id; it is on the
+    /// disk when this returns.
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub async fn receive(&self, mut message: NewMessage) -> Result<String, ArchiveError> {
+    pub async fn receive(&self, mut message: NewMessage, sender: &str) -> Result<String, ArchiveError> {
+        let sender = sender.to_owned();
         self.ask(move |db| {
             let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
             if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
                 message.id = Uuid::now_v7().to_string();
             }
             insert(db, &message)?;
+            db.prepare_cached("UPDATE messages SET sender = ?2 WHERE id = ?1")?
+                .execute([&message.id, &sender])?;
             Ok(message.id)
         })
         .await
@@ -396,7 +402,7 @@ pub(super) fn event(
 
 pub(super) const COLUMNS: &str = "seq, id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id, \
     boot_id, created_at, sent_at, reached_at, accepted_at, finished_at, reply, error, \
-    expires_at, next_try_at, tries, lease_until";
+    expires_at, next_try_at, tries, lease_until, sender";
 
 pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
     let time = |name: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(name)?.map(timestamp));
@@ -430,6 +436,7 @@ pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
         record,
         direction: if direction == "in" { Direction::In } else { Direction::Out },
         peer,
+        sender: row.get("sender")?,
         created_at: timestamp(row.get("created_at")?),
         thread: row.get("thread")?,
         message: row.get("text")?,

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{ArchiveError, classify};
 
 /// Each step takes the schema one version on. A step that was released is never changed.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     // 1: messages, their events, full-text search. Times are milliseconds since the epoch.
     "CREATE TABLE messages (
         seq INTEGER PRIMARY KEY,
@@ -69,6 +69,12 @@ const STEPS: [&str; 2] = [
     CREATE INDEX said_in ON said (speaker, peer, session, at);
     CREATE INDEX said_words ON said (speaker, peer, words, at);
     CREATE TABLE resets (at INTEGER NOT NULL, peer TEXT) STRICT;",
+    // 3: what came to us, by session and by run, and who proved to have sent it: for the gateway that has to know it
+    // again after a restart.
+    "ALTER TABLE messages ADD COLUMN sender TEXT;
+    CREATE INDEX received_by_session ON messages (session, seq) WHERE direction = 'in';
+    CREATE INDEX received_by_run ON messages (run_id) WHERE direction = 'in';
+    CREATE INDEX received ON messages (seq) WHERE direction = 'in';",
 ];
 
 /// Brings the schema up to date, all steps in one transaction.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
+use agent_mesh_gateway::{Agent, AgentFailure, Deltas, Origin, ReplyFuture, Turn};
 use agent_team_mesh::archive::{Archive, Direction, NewMessage, Step};
 use agent_team_mesh::client::protocol::attribution::Header;
 use agent_team_mesh::record::{State, To};
@@ -26,7 +26,7 @@ impl Archived {
     }
 
     async fn begin(&self, turn: &Turn) -> Option<Row> {
-        match self.archive.receive(received(turn)).await {
+        match self.archive.receive(received(turn), turn.from.principal.key()).await {
             Ok(id) => Some(Row { archive: self.archive.clone(), id: Some(id) }),
             Err(error) => {
                 tracing::warn!(error = chain(&error), run_id = turn.run_id, "a turn could not be archived");
@@ -62,6 +62,9 @@ impl Row {
                 Step::Finished { state: State::NoReply, reply: None, error: None }
             }
             Ok(reply) => Step::Finished { state: State::Replied, reply: Some(reply.clone()), error: None },
+            Err(AgentFailure::Cancelled) => {
+                Step::Finished { state: State::Cancelled, reply: None, error: None }
+            }
             Err(failure) => failed(failure.to_string()),
         });
     }
@@ -102,7 +105,11 @@ fn received(turn: &Turn) -> NewMessage {
         run_id: turn.run_id.clone(),
         direction: Direction::In,
         peer: To { email_prefix: name.clone(), name },
-        via: Via::Agent,
+        via: match turn.origin {
+            Origin::Agent => Via::Agent,
+            Origin::Chat => Via::Chat,
+            Origin::A2a => Via::A2a,
+        },
         session: turn.session_key.clone(),
         thread: header.as_ref().and_then(|header| header.thread.as_deref()).map(shortened),
         header: turn.message.strip_suffix(text).unwrap_or_default().to_owned(),

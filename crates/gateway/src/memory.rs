@@ -1,0 +1,86 @@
+//! What was said before this gateway started. The gateway itself owns no file: whoever keeps one lends it a [`Memory`].
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+
+use crate::runs::Origin;
+
+/// The future of a recollection.
+pub type Recollection<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+/// Remembers the turns of earlier days.
+pub trait Memory: Send + Sync + 'static {
+    /// The newest turns of all sessions, oldest first.
+    fn recent(&self, room: Room) -> Recollection<'_, Vec<Past>>;
+
+    /// The newest turns of one session, oldest first.
+    fn session<'a>(&'a self, key: &'a str, room: Room) -> Recollection<'a, Vec<Past>>;
+
+    /// The turn of one run.
+    fn run<'a>(&'a self, run_id: &'a str) -> Recollection<'a, Option<Past>>;
+}
+
+/// How much may be remembered at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// So many turns.
+    pub turns: usize,
+    /// So many bytes of message and reply; one turn that is larger is left out as well.
+    pub bytes: usize,
+}
+
+/// A turn of earlier days.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The run.
+    pub run_id: String,
+    /// How it was asked for.
+    pub origin: Origin,
+    /// The session in its full form.
+    pub session_key: String,
+    /// The key of who asked.
+    pub from: String,
+    /// What he said.
+    pub message: String,
+    /// How it ended.
+    pub end: End,
+    /// When it began, milliseconds since the epoch.
+    pub began_at: i64,
+    /// When it ended.
+    pub ended_at: Option<i64>,
+}
+
+/// How a turn of earlier days ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// With this reply.
+    Replied(String),
+    /// Without a word.
+    NoReply,
+    /// It failed, for this reason.
+    Failed(String),
+    /// Somebody stopped it.
+    Cancelled,
+    /// It is not known to have ended.
+    Open,
+}
+
+/// Remembers nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMemory;
+
+impl Memory for NoMemory {
+    fn recent(&self, _: Room) -> Recollection<'_, Vec<Past>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn session<'a>(&'a self, _: &'a str, _: Room) -> Recollection<'a, Vec<Past>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn run<'a>(&'a self, _: &'a str) -> Recollection<'a, Option<Past>> {
+        Box::pin(async { Ok(None) })
+    }
+}
