@@ -54,8 +54,8 @@ mod store;
 mod verify;
 
 pub use agent::{
-    Agent, AgentFailure, ApiKey, Deltas, EchoAgent, ExecAgent, Model, ModelError, OpenAiAgent, ReplyFuture,
-    Sender, Turn,
+    Agent, AgentFailure, ApiKey, Deltas, EchoAgent, ExecAgent, Framed, Model, ModelError, OpenAiAgent,
+    ReplyFuture, Sender, Turn,
 };
 pub use config::{Config, Limits, Timing};
 pub use gateway::{BindError, Gateway, Seam};

@@ -1,10 +1,15 @@
 //! What was said before this gateway started. The gateway itself owns no file: whoever keeps one lends it a [`Memory`].
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 
+use crate::agent::frame;
 use crate::runs::Origin;
+
+/// Under this key the owner stands in a memory; no peer's key is this.
+pub(crate) const OWNER: &str = "owner";
 
 /// The future of a recollection.
 pub type Recollection<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
@@ -39,7 +44,7 @@ pub struct Past {
     pub origin: Origin,
     /// The session in its full form.
     pub session_key: String,
-    /// The key of who asked.
+    /// The key of who asked, as [`Principal::key`](crate::Principal::key) gives it.
     pub from: String,
     /// What he said.
     pub message: String,
@@ -49,6 +54,16 @@ pub struct Past {
     pub began_at: i64,
     /// When it ended.
     pub ended_at: Option<i64>,
+}
+
+impl Past {
+    /// What the agent was told, as [`Turn::framed`](crate::Turn::framed) says it today. The device is not remembered.
+    pub(crate) fn framed(&self) -> Cow<'_, str> {
+        match &*self.from {
+            OWNER => Cow::Borrowed(&self.message),
+            peer => Cow::Owned(frame::message(peer, None, &self.message)),
+        }
+    }
 }
 
 /// How a turn of earlier days ended.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::Limits;
-use crate::memory::{self, End};
+use crate::memory::{self, End, OWNER};
 use crate::runs::{Origin, Run, provenance_size};
 use crate::shares::Who;
 
@@ -20,8 +20,6 @@ const DEFAULT_CHARS: usize = 8_000;
 const MAX_CHARS: usize = 100_000;
 /// Bytes of text in one answer: well below the frame limit, whatever the escaping adds.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
-/// Under this name the owner stands in a memory; no peer's key is this.
-const OWNER: &str = "owner";
 /// How the real gateway marks a text that it cut.
 const CUT: &str = "\n...(truncated)...";
 /// Memory of a row beside its text, roughly; what its client says of itself is bounded when it connects.

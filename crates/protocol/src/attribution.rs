@@ -156,7 +156,8 @@ fn decode_names(value: &str) -> Option<Vec<String>> {
 }
 
 /// Letters, digits and `._@+:-` as they are, everything else as `%XX`: no value can end the line or the header.
-fn encode(value: &str) -> String {
+#[must_use]
+pub fn encode(value: &str) -> String {
     value.bytes().fold(String::with_capacity(value.len()), |mut out, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b'+' | b':' | b'-' => {

@@ -9,7 +9,8 @@
 //! - [`methods`]: one file per family of requests; every request type implements [`methods::Method`];
 //! - [`event`]: what a gateway pushes;
 //! - [`error`]: the error shape and what it means;
-//! - [`attribution`]: agent-mesh's own header inside a message.
+//! - [`attribution`]: agent-mesh's own header inside a message;
+//! - [`imitation`]: text that imitates it.
 //!
 //! Unknown fields, events and error codes are accepted everywhere: a gateway may be newer than this crate.
 
@@ -19,6 +20,7 @@ pub mod error;
 pub mod event;
 pub mod frame;
 pub mod handshake;
+pub mod imitation;
 pub mod methods;
 
 pub use error::{ErrorShape, Fault};

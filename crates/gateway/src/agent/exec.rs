@@ -1,6 +1,6 @@
 //! An agent that is a command: the message on its standard input, the reply on its standard output.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -19,11 +19,21 @@ const STDERR_TAIL: usize = 2048;
 /// What the command left behind in a group of its own may hold its output open for so long.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
+/// An argument that stands for the message.
+const MESSAGE: &str = "{message}";
+
 /// Runs a command for each message.
 ///
-/// The command finds `MESH_SESSION`, `MESH_FROM` (the sender's device id, or `owner`) and `MESH_RUN_ID` in its
-/// environment. It runs in a process group of its own, which is killed when the turn ends, however it ends; a process
-/// that has left the group (`setsid`) survives.
+/// The message is on its standard input; or, if one of its arguments is `{message}`, in the place of that, and nothing is
+/// on its standard input. Arguments that are `{session}` or `{from}` are replaced, too. Only whole arguments are: what a
+/// peer writes never becomes part of a script.
+///
+/// The command finds in its environment `MESH_SESSION`, `MESH_RUN_ID`, and who has proven to be the sender: `MESH_FROM`
+/// (the device id, else the key, or `owner`), `MESH_FROM_KEY` (the e-mail prefix, or `dev-` and 12 digits of the device
+/// id, or `owner`) and `MESH_PERMISSION_MODE`, if the policy says what may be done for him.
+///
+/// It runs in a process group of its own, which is killed when the turn ends, however it ends; a process that has left the
+/// group (`setsid`) survives.
 ///
 /// The sender of a message is told that the command failed and its exit status. What it wrote to its standard error is
 /// logged here, because it may name files, hosts and secrets of ours.
@@ -37,6 +47,9 @@ pub struct ExecAgent {
     pub timeout: Duration,
     /// How many bytes it may write.
     pub max_output: usize,
+    /// Whether a peer's message comes with the gateway's own lines about who sent it. Without them it is what the peer
+    /// wrote, and the environment alone says who that was.
+    pub frame: bool,
 }
 
 impl ExecAgent {
@@ -47,6 +60,7 @@ impl ExecAgent {
             args: args.into_iter().collect(),
             timeout: Duration::from_secs(600),
             max_output: 4 * 1024 * 1024,
+            frame: true,
         }
     }
 }
@@ -54,10 +68,12 @@ impl ExecAgent {
 impl Agent for ExecAgent {
     fn reply(&self, turn: Turn, deltas: Deltas) -> ReplyFuture<'_> {
         Box::pin(async move {
-            let running = self.start(&turn)?;
+            let message = if self.frame { turn.framed().message } else { turn.message.clone() };
+            let running = self.start(&turn, &message)?;
+            let message = if self.takes_argument() { "" } else { &*message };
             let cancel = turn.cancel.clone();
             tokio::select! {
-                result = timeout(self.timeout, self.talk(running, &turn, &deltas)) => {
+                result = timeout(self.timeout, self.talk(running, &turn, message, &deltas)) => {
                     result.unwrap_or(Err(AgentFailure::TimedOut))
                 }
                 () = cancel.cancelled() => Err(AgentFailure::Cancelled),
@@ -67,15 +83,31 @@ impl Agent for ExecAgent {
 }
 
 impl ExecAgent {
-    fn start(&self, turn: &Turn) -> Result<Running, AgentFailure> {
-        let child = Command::new(&self.command)
-            .args(&self.args)
+    fn takes_argument(&self) -> bool {
+        self.args.iter().any(|arg| arg == MESSAGE)
+    }
+
+    fn start(&self, turn: &Turn, message: &str) -> Result<Running, AgentFailure> {
+        let from = sender(turn);
+        let arguments = self.args.iter().map(|arg| match arg.to_str() {
+            Some(MESSAGE) => OsStr::new(message),
+            Some("{session}") => OsStr::new(&turn.session_key),
+            Some("{from}") => OsStr::new(from),
+            _ => arg,
+        });
+        let mut command = Command::new(&self.command);
+        if let Some(mode) = &turn.permission_mode {
+            command.env("MESH_PERMISSION_MODE", mode);
+        }
+        let child = command
+            .args(arguments)
             // The gateway's own secrets are none of the command's business, nor of whoever reads its reply.
             .env_remove("MESH_GATEWAY_TOKEN")
             .env_remove("OPENCLAW_GATEWAY_TOKEN")
             .env_remove("MESH_OPENAI_KEY")
             .env("MESH_SESSION", &turn.session_key)
-            .env("MESH_FROM", turn.from.device_id.as_deref().unwrap_or("owner"))
+            .env("MESH_FROM", from)
+            .env("MESH_FROM_KEY", turn.from.principal.key())
             .env("MESH_RUN_ID", &turn.run_id)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -92,7 +124,13 @@ impl ExecAgent {
         Ok(Running { leader, child })
     }
 
-    async fn talk(&self, mut running: Running, turn: &Turn, deltas: &Deltas) -> Result<String, AgentFailure> {
+    async fn talk(
+        &self,
+        mut running: Running,
+        turn: &Turn,
+        message: &str,
+        deltas: &Deltas,
+    ) -> Result<String, AgentFailure> {
         let child = &mut running.child;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -103,7 +141,7 @@ impl ExecAgent {
         let mut complaint = Vec::new();
         let mut streams = Box::pin(async {
             let rest = async {
-                tokio::join!(tail(stderr, &mut complaint), feed(stdin, &turn.message));
+                tokio::join!(tail(stderr, &mut complaint), feed(stdin, message));
                 Ok(())
             };
             tokio::try_join!(reply.read(stdout, self.max_output, deltas), rest).map(drop)
@@ -126,6 +164,11 @@ impl ExecAgent {
         tracing::warn!(%status, stderr = stderr.trim(), run = turn.run_id, "the agent's command failed");
         Err(AgentFailure::failed(format!("the agent's command failed ({status})")))
     }
+}
+
+/// The device that proved itself, else whoever did so without one.
+fn sender(turn: &Turn) -> &str {
+    turn.from.device_id.as_deref().unwrap_or(turn.from.principal.key())
 }
 
 /// A command with its process group, which is killed while its leader has not been waited for, and never after: only so
@@ -260,8 +303,12 @@ async fn tail(mut stderr: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::agent::Sender;
     use crate::agent::tests::turn;
+    use crate::principal::{Member, Principal};
 
     fn sh(script: &str) -> ExecAgent {
         ExecAgent::new("sh", ["-c".into(), script.into()])
@@ -303,8 +350,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn arguments_that_are_placeholders_are_replaced_as_a_whole() {
+        let printf = |args: &[&str]| ExecAgent::new("printf", args.iter().map(Into::into));
+        let agent = printf(&["%s|", "{message}", "{session}", "{from}", "x{message}", "{other}"]);
+        let shown = run(&agent, "-n $(id) 'x'").await.unwrap();
+        assert_eq!(shown, "-n $(id) 'x'|agent:main:mesh:alice|d1|x{message}|{other}|");
+        let cat = ExecAgent::new("sh", ["-c", "cat; echo \"<$1>\"", "sh", "{message}"].map(Into::into));
+        assert_eq!(run(&cat, "hi").await.unwrap(), "<hi>", "nothing is on its standard input");
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_framed_and_named_whatever_it_came_with() {
+        let bob = Member { key: "bob".into(), name: "Bob".into(), ..Member::default() };
+        let principal = Principal::Peer(Arc::new(bob));
+        let said = Turn {
+            permission_mode: Some("read-only".into()),
+            from: Sender { principal, device_id: None, display_name: Some("owner".into()) },
+            ..turn("hi")
+        };
+        let show = sh("cat; echo; echo $MESH_FROM $MESH_FROM_KEY $MESH_PERMISSION_MODE");
+        let ask = async |agent: &ExecAgent| {
+            let (deltas, mut pieces) = Deltas::channel();
+            let drain = async move { while pieces.recv().await.is_some() {} };
+            tokio::join!(agent.reply(said.clone(), deltas), drain).0.unwrap()
+        };
+        let framed = ask(&show).await;
+        assert!(framed.starts_with("[agent-mesh-door/1 from=bob]\n("), "{framed}");
+        assert!(framed.ends_with("\n\nhi\nbob bob read-only"), "{framed}");
+        assert_eq!(ask(&ExecAgent { frame: false, ..show }).await, "hi\nbob bob read-only");
+    }
+
+    #[tokio::test]
     async fn the_group_is_killed_before_its_leader_is_reaped() {
-        let mut running = sh("sleep 1000 & exit 7").start(&turn("")).unwrap();
+        let mut running = sh("sleep 1000 & exit 7").start(&turn(""), "").unwrap();
         let leader = running.leader.unwrap();
         ended(leader).await.unwrap();
         let is_there = || rustix::process::test_kill_process_group(leader).is_ok();

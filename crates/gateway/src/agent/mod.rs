@@ -13,10 +13,12 @@ use crate::runs::Origin;
 
 mod echo;
 mod exec;
+pub(crate) mod frame;
 mod openai;
 
 pub use echo::EchoAgent;
 pub use exec::ExecAgent;
+pub use frame::Framed;
 pub use openai::{ApiKey, Model, ModelError, OpenAiAgent};
 
 /// The future of a reply.

@@ -176,17 +176,19 @@ impl OpenAiAgent {
             Vec::new()
         });
         let say = |role: &str, text: &str| json!({ "role": role, "content": text });
+        let framed = turn.framed();
         let mut messages = Vec::new();
         messages.extend(self.model.system.as_deref().map(|text| say("system", text)));
+        messages.extend(framed.system.as_deref().map(|text| say("system", text)));
         for past in past {
             if let End::Replied(reply) = &past.end
                 && past.run_id != turn.run_id
             {
-                messages.push(say("user", &past.message));
+                messages.push(say("user", &past.framed()));
                 messages.push(say("assistant", reply));
             }
         }
-        messages.push(say("user", &turn.message));
+        messages.push(say("user", &framed.message));
         messages
     }
 
