@@ -359,6 +359,15 @@ impl Settings {
         }))
     }
 
+    /// The mesh whose own gateway is the one behind `serve --agent openclaw`: its token comes from `OPENCLAW_GATEWAY_TOKEN`
+    /// or OpenClaw's settings, and never is the one that `serve` asks of others.
+    pub fn upstream(&self) -> Result<Mesh, CliError> {
+        let mut config = self.mesh(false)?.config().clone();
+        config.gateway.token = self.secret(&table::GATEWAY_TOKEN)?.value;
+        config.gateway.serve_token = None;
+        Ok(Mesh::new(config))
+    }
+
     fn identity_sources(&self) -> IdentitySources {
         let home = |path: &str| self.env.home.as_ref().map(|home| home.join(path));
         let (flag, env) = match self.me.source {

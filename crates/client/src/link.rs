@@ -161,13 +161,14 @@ impl Challenged {
     pub async fn authenticate(
         mut self,
         access: Access,
-        device: Option<&dyn DeviceSigner>,
+        device: Option<&(dyn DeviceSigner + Sync)>,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Client, ConnectError> {
         let start = Instant::now();
-        let (frame, await_hello) = handshake::answer(&self.challenge, access.offer(), device)
-            .map_err(|e| ConnectError::NotAGateway { step: Step::Auth, what: e.to_string() })?;
+        let (frame, await_hello) =
+            handshake::answer(&self.challenge, access.offer(), device.map(|device| device as _))
+                .map_err(|e| ConnectError::NotAGateway { step: Step::Auth, what: e.to_string() })?;
         let sent = timeout_at(deadline, self.socket.send(Message::text(frame))).await;
         match sent {
             Err(_) => return Err(ConnectError::Deadline(Step::Auth)),

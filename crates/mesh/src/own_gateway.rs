@@ -95,6 +95,11 @@ impl OwnGateway {
         MeshError::OwnGatewayCall { source: CallError::Lost(how) }
     }
 
+    /// The connection itself, for whoever keeps it.
+    pub(crate) fn into_client(self) -> Client {
+        self.client
+    }
+
     /// Says goodbye.
     pub async fn close(self) {
         self.client.close().await;

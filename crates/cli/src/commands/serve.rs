@@ -23,6 +23,7 @@ use crate::ui::Ui;
 mod archived;
 mod backend;
 mod memory;
+mod openclaw;
 
 use archived::Archived;
 use backend::BackendArgs;
@@ -63,7 +64,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         Some(archive) => Arc::new(Remembered(archive.clone())),
         None => Arc::new(NoMemory),
     };
-    let agent = args.backend.agent(settings, Arc::clone(&memory))?;
+    let agent = args.backend.agent(settings, Arc::clone(&memory), key.id())?;
     let agent = match &archive {
         Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
         None => agent,

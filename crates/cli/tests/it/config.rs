@@ -67,6 +67,8 @@ async fn every_variable_and_key_of_the_table_is_really_read() {
         ("gateway", "ws://10.0.0.1:1234"),
         ("gateway-token", "sEcReT-own"),
         ("serve-token", "sEcReT-serve"),
+        ("openai-key", "sEcReT-model"),
+        ("openai-api-key", "sEcReT-model"),
         ("me", "other@x.org"),
         ("email-domain", "x.org"),
         ("im-fallback", "/other"),
@@ -91,7 +93,7 @@ async fn every_variable_and_key_of_the_table_is_really_read() {
     for row in rows {
         let name = row["name"].as_str().unwrap();
         let (_, value) = values.into_iter().find(|(known, _)| *known == name).unwrap();
-        let shown = if name.ends_with("-token") { "set" } else { value };
+        let shown = if name.ends_with("-token") || name.ends_with("-key") { "set" } else { value };
         host.write("other.toml", "");
         let env = row["env"].as_str().unwrap();
         let source = format!("env {env}");

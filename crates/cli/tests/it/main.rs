@@ -8,6 +8,7 @@
     reason = "helpers outside of test functions stop the test the same way"
 )]
 
+mod backends;
 mod broadcast;
 mod config;
 mod demo;
@@ -18,6 +19,7 @@ mod invite;
 mod list_ping;
 mod loops;
 mod mcp;
+mod model;
 mod outbox;
 mod output;
 mod pair;

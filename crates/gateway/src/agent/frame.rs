@@ -178,7 +178,10 @@ mod tests {
             approved_as in proptest::option::of(".{0,20}"),
         ) {
             let message = match header {
-                Some((from, id, thread, hops)) => Header { from, id, thread, hops, ..Header::default() }.wrap(&message),
+                Some((from, id, thread, hops)) => {
+                    let header = Header { from, id, thread, ..Header::default() };
+                    Header { hops, ..header }.wrap(&message)
+                }
                 None => message,
             };
             let provenance = provenance.map(|(kind, key, tool)| InputProvenance {

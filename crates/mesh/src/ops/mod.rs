@@ -14,6 +14,7 @@ pub mod outbox;
 pub mod pair;
 pub mod ping;
 mod probe;
+pub mod relay;
 pub mod send;
 pub mod sync;
 pub mod wait;

@@ -17,7 +17,7 @@ use crate::peer::{Peer, SessionChoice, session_key};
 use crate::progress::{Observer, Progress};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::{Agent, Via};
-use crate::route::recover::Attempt;
+use crate::route::look::Attempt;
 use crate::route::{self, Delivery, Outgoing, Setback};
 
 /// How many rounds one `send` may have.

@@ -13,7 +13,7 @@ use crate::peer::Peer;
 use crate::progress::Observer;
 use crate::record::{Record, State};
 use crate::registry::LookupError;
-use crate::route::recover::Attempt;
+use crate::route::look::Attempt;
 use crate::route::{Delivery, Outgoing};
 
 /// How often the archive is looked at for what another process finds out.

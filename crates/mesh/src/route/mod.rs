@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod chat;
 pub(crate) mod delivery;
 pub(crate) mod gateway;
+pub(crate) mod look;
 pub(crate) mod recover;
 
 use jiff::Timestamp;
@@ -51,6 +52,11 @@ pub(crate) enum Setback {
 }
 
 impl Outgoing {
+    /// This attempt, for a look at what became of it.
+    pub(crate) fn sought(&self) -> look::Sought<'_> {
+        look::Sought { session: &self.session, run_id: &self.run_id, deadline: self.deadline }
+    }
+
     /// Whether its time to leave is over.
     pub(crate) fn is_stale(&self) -> bool {
         self.expires_at.is_some_and(|end| end <= Timestamp::now())

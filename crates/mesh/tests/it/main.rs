@@ -8,6 +8,7 @@ mod letting_in;
 mod looking;
 mod many;
 mod outbox;
+mod relay;
 mod sending;
 mod team;
 mod turned_away;

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use agent_mesh_gateway::{Agent, ApiKey, EchoAgent, ExecAgent, Memory, Model, OpenAiAgent, Room};
 use agent_team_mesh::MeshError;
+use agent_team_mesh::ops::relay::Relay;
 use agent_team_mesh::private_file;
 use clap::{Args, ValueEnum};
 
+use super::openclaw::OpenClawAgent;
 use crate::args::duration;
 use crate::error::{CliError, chain};
 use crate::settings::Settings;
@@ -46,7 +48,11 @@ pub struct BackendArgs {
     /// With --agent openai: how many turns of a session the model is told again, 64 KiB of them at most
     #[arg(long, value_name = "TURNS")]
     history: Option<usize>,
-    /// With --agent exec: the command. The message is on its standard input, the reply is what it prints
+    /// With --agent exec: leave out the gateway's own lines before a peer's message
+    #[arg(long)]
+    no_frame: bool,
+    /// With --agent exec: the command. The message is on its standard input, or in place of an argument {message}; the
+    /// reply is what it prints
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
@@ -59,13 +65,25 @@ enum AgentKind {
     Exec,
     /// Asks a model behind an OpenAI-compatible interface
     Openai,
+    /// Passes each message on to the agent of your OpenClaw gateway, which --gateway names
+    Openclaw,
 }
 
 impl BackendArgs {
     /// The agent. Nothing is started or asked yet.
-    pub fn agent(&self, settings: &Settings, memory: Arc<dyn Memory>) -> Result<Arc<dyn Agent>, CliError> {
+    /// `own_id` is the gateway's that it will stand behind.
+    pub fn agent(
+        &self,
+        settings: &Settings,
+        memory: Arc<dyn Memory>,
+        own_id: &str,
+    ) -> Result<Arc<dyn Agent>, CliError> {
         self.check()?;
         match self.agent {
+            AgentKind::Openclaw => {
+                let relay = Relay::new(settings.upstream()?, own_id.to_owned());
+                Ok(Arc::new(OpenClawAgent::new(Arc::new(relay), self.run_timeout)))
+            }
             AgentKind::Echo => Ok(Arc::new(EchoAgent::new())),
             AgentKind::Exec => self.exec(),
             AgentKind::Openai => self.openai(settings, memory),
@@ -86,6 +104,9 @@ impl BackendArgs {
         {
             return Err(CliError::usage(format!("{option} needs --agent openai")));
         }
+        if self.no_frame && self.agent != AgentKind::Exec {
+            return Err(CliError::usage("--no-frame needs --agent exec"));
+        }
         if !self.command.is_empty() && self.agent != AgentKind::Exec {
             return Err(CliError::usage("a command after -- needs --agent exec"));
         }
@@ -99,6 +120,7 @@ impl BackendArgs {
         let mut agent = ExecAgent::new(command, rest.iter().cloned());
         agent.timeout = self.run_timeout;
         agent.max_output = self.max_reply;
+        agent.frame = !self.no_frame;
         Ok(Arc::new(agent))
     }
 

@@ -22,16 +22,18 @@ impl Memory for Remembered {
     }
 
     fn run<'a>(&'a self, run_id: &'a str) -> Recollection<'a, Option<Past>> {
-        Box::pin(async move { Ok(self.0.received_run(run_id).await.map_err(failed)?.map(past)) })
+        Box::pin(
+            async move { Ok(self.0.received_run(run_id).await.map_err(|error| failed(&error))?.map(past)) },
+        )
     }
 }
 
-fn failed(error: ArchiveError) -> io::Error {
-    io::Error::other(chain(&error))
+fn failed(error: &ArchiveError) -> io::Error {
+    io::Error::other(chain(error))
 }
 
 fn pasts(found: Result<Vec<Stored>, ArchiveError>) -> io::Result<Vec<Past>> {
-    Ok(found.map_err(failed)?.into_iter().map(past).collect())
+    Ok(found.map_err(|error| failed(&error))?.into_iter().map(past).collect())
 }
 
 fn past(row: Stored) -> Past {

@@ -13,7 +13,7 @@ use crate::ops::send::{conclude, see_through};
 use crate::ops::wait::{outgoing, teammate};
 use crate::progress::Observer;
 use crate::record::{Record, Reply, State};
-use crate::route::recover::Attempt;
+use crate::route::look::Attempt;
 use crate::route::{Delivery, Outgoing};
 
 /// Carries a message as far as it gets by the deadline: sends it, or looks what became of it where it may have left.

@@ -1,0 +1,135 @@
+//! `serve` with the agents that stand somewhere else: a model, and OpenClaw.
+
+use agent_mesh_testkit::{FakeGateway, Reply, Script};
+use serde_json::json;
+
+use crate::model::Model;
+use crate::support::{Host, SECRET, Serve, token, until};
+
+/// Alice's host, which knows Bob's token and address.
+async fn bob(host: &Host, args: &[&str]) -> (Serve, Host) {
+    host.write("serve.token", token("bob"));
+    let serve = Serve::start(host, &[&["--token-file", "serve.token"], args].concat()).await;
+    let alices = Host::with_bob(&serve.url());
+    (serve, alices)
+}
+
+async fn say(alices: &Host, message: &str) -> String {
+    alices.run(&["send", "--to", "bob", "--message", message]).await.ok().stdout
+}
+
+#[tokio::test]
+async fn a_model_is_asked_with_the_key_of_its_file_and_knows_the_conversation_after_a_restart() {
+    let (mut model, bobs) = (Model::start().await, Host::new());
+    bobs.write("key", format!("{SECRET}-key\n"));
+    bobs.write("system", "be kind\n");
+    let url = model.url.clone();
+    let args =
+        ["--agent", "openai", "--url", &url, "--model", "m-1", "--api-key-file", "key", "--system", "system"];
+    let (serve, alices) = bob(&bobs, &args).await;
+    assert_eq!(say(&alices, "one").await, "2 one\n", "your instructions and the message");
+    assert_eq!(say(&alices, "two").await, "4 two\n", "and the turn before");
+    assert_eq!(serve.end().await, Some(0));
+    let (serve, alices) = bob(&bobs, &args).await;
+    assert_eq!(say(&alices, "three").await, "6 three\n", "and the two of the run before");
+    assert_eq!(serve.end().await, Some(0));
+
+    let (head, body) = model.asked.recv().await.unwrap();
+    assert!(head.contains(&format!("authorization: Bearer {SECRET}-key")), "{head}");
+    assert_eq!((&body["model"], &body["messages"][0]["content"]), (&json!("m-1"), &json!("be kind")));
+}
+
+#[tokio::test]
+async fn what_was_said_is_in_the_history_after_a_restart_and_its_key_is_answered_from_there() {
+    let bobs = Host::new();
+    let (serve, alices) = bob(&bobs, &["--agent", "echo"]).await;
+    let id = uuid::Uuid::new_v4().to_string();
+    let send = ["send", "--to", "bob", "--message", "once", "--id", &id, "--json"];
+    let first = alices.run(&send).await.ok().json();
+    assert_eq!(serve.end().await, Some(0));
+    let command = ["--agent", "exec", "--", "false"];
+    let (serve, _) = bob(&bobs, &command).await;
+    // The archive of the sender knows the id; a sender without one asks again, and the agent would fail.
+    let fresh = Host::with_bob(&serve.url());
+    let again = fresh.run(&send).await.ok().json();
+    assert_eq!((&again["reply"], &again["reply"]["text"]), (&first["reply"], &json!("echo: once")));
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn openclaw_runs_the_turn_and_only_its_own_token_is_shown_to_it() {
+    let script = Script::new()
+        .shared_token(&token("openclaw"))
+        .reply(|turn| Reply::text(format!("{} heard you", turn.session_key)));
+    let (openclaw, bobs) = (FakeGateway::start(script).await, Host::new());
+    let settings = json!({ "gateway": { "auth": { "mode": "token", "token": token("openclaw") } } });
+    bobs.write(".openclaw/openclaw.json", settings.to_string());
+    let gateway = openclaw.url();
+    let (serve, alices) = bob(&bobs, &["--agent", "openclaw", "--gateway", &gateway]).await;
+    assert_eq!(say(&alices, "hello").await, "agent:main:mesh:alice heard you\n");
+    assert_eq!(openclaw.requests("connect")[0]["auth"], json!({ "token": token("openclaw") }));
+    assert_eq!(openclaw.requests("agent").len(), 1);
+    assert!(openclaw.requests("chat.send").is_empty());
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn an_abort_reaches_openclaw() {
+    let script = Script::new().shared_token(&token("openclaw")).reply(|_| Reply::never());
+    let (openclaw, bobs) = (FakeGateway::start(script).await, Host::new());
+    bobs.write(
+        ".openclaw/openclaw.json",
+        json!({ "gateway": { "auth": { "token": token("openclaw") } } }).to_string(),
+    );
+    let gateway = openclaw.url();
+    let limit = ["--agent", "openclaw", "--gateway", &gateway, "--run-timeout", "1s"];
+    let (serve, alices) = bob(&bobs, &limit).await;
+    let out = alices.run(&["send", "--to", "bob", "--message", "hello", "--json"]).await.exits(1).json();
+    assert_eq!(out["error"]["code"], "run-failed");
+    until(&openclaw, |openclaw| openclaw.requests("chat.abort").len() == 1).await;
+    assert_eq!(openclaw.requests("chat.abort")[0]["runId"], out["id"]);
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn an_openclaw_that_is_away_or_says_no_is_told_without_its_words() {
+    let script = Script::new().shared_token("another token than ours");
+    let (openclaw, bobs) = (FakeGateway::start(script).await, Host::new());
+    bobs.write(
+        ".openclaw/openclaw.json",
+        json!({ "gateway": { "auth": { "token": token("openclaw") } } }).to_string(),
+    );
+    let gateway = openclaw.url();
+    let (serve, alices) = bob(&bobs, &["--agent", "openclaw", "--gateway", &gateway]).await;
+    let out = alices.run(&["send", "--to", "bob", "--message", "hello", "--json"]).await.exits(1).json();
+    let message = out["error"]["message"].as_str().unwrap();
+    assert!(message.ends_with("the agent's gateway cannot be reached"), "{message}");
+    assert_eq!(openclaw.connects(), 1, "a wrong token is shown once a turn");
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn options_that_do_not_fit_are_usage_errors() {
+    let host = Host::new();
+    host.write("wide", "key");
+    for (args, why) in [
+        (&["--url", "http://x"][..], "--url needs --agent openai"),
+        (&["--agent", "openai"], "--agent openai needs --url and --model"),
+        (&["--agent", "openai", "--url", "http://x"], "--agent openai needs --url and --model"),
+        (
+            &["--agent", "openai", "--url", "x", "--model", "m"],
+            "--url: the model's URL is not usable: it is no URL",
+        ),
+        (
+            &["--agent", "openai", "--url", "http://x", "--model", "m", "--api-key-file", "no"],
+            "no: no such file",
+        ),
+        (&["--agent", "exec"], "--agent exec needs a command: -- CMD ARGS…"),
+        (&["--no-frame"], "--no-frame needs --agent exec"),
+        (&["--agent", "openclaw", "--", "cmd"], "a command after -- needs --agent exec"),
+    ] {
+        let all = [&["serve", "--listen", "127.0.0.1:0", "--json"], args].concat();
+        let document = host.run(&all).await.exits(2).json();
+        assert_eq!(document["error"]["message"], why, "{args:?}");
+    }
+}
