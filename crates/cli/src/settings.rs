@@ -418,6 +418,12 @@ impl Settings {
         Ok(first(about, None, token, None, || None))
     }
 
+    /// Where OpenClaw looks for the skill, and the bash skill was.
+    pub fn skill_dir(&self) -> PathBuf {
+        let home = self.env.home.as_deref().unwrap_or(Path::new(""));
+        home.join(".openclaw/workspace/skills/agent-team-mesh")
+    }
+
     /// Where `serve` keeps the token it makes.
     pub fn serve_token_path(&self) -> PathBuf {
         self.state_dir.value.join("serve-token")

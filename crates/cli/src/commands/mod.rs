@@ -18,6 +18,7 @@ pub mod pair;
 pub mod ping;
 pub mod send;
 pub mod serve;
+pub mod skill;
 pub mod sync;
 pub mod token;
 pub mod wait;
@@ -51,6 +52,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Limits(args) => Box::pin(limits::run(&args, settings, ui)).await,
         Command::Serve(args) => serve::run(args, settings, ui).await,
         Command::Mcp(args) => Box::pin(mcp::run(&args, settings, ui)).await,
+        Command::Skill(args) => skill::run(&args, settings, ui),
         Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, settings, ui)).await,
         Command::Config(args) => config::run(&args, settings, ui),

@@ -25,6 +25,7 @@ mod output;
 mod pair;
 mod send;
 mod serve;
+mod skill;
 mod support;
 mod sync;
 mod token;
