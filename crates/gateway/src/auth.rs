@@ -1,17 +1,19 @@
-//! Who a client is, and what it may do: the table of the real gateway in token mode.
+//! Who a client is, and what it may do. Where the owner comes in, the table is that of the real gateway in token mode.
 //!
 //! | from | credential | device | result |
 //! |---|---|---|---|
-//! | loopback | shared token | none, or `gateway-client`/`backend` | the requested scopes |
+//! | loopback | shared token | none, or `gateway-client`/`backend` | the owner: the requested scopes |
 //! | loopback | shared token | any other client | the same, silently paired, a device token |
-//! | remote | shared token | none | no scopes |
-//! | remote | shared token | new | a pairing request |
-//! | remote | shared token | approved | the requested scopes within the approved ones, a device token |
+//! | any | none; remote: or the shared token | a member's by the registry or the policy | that member, a device token |
+//! | any | none; remote: or the shared token | approved | a peer: the requested scopes within the approved ones, a device token |
+//! | any | none; remote: or the shared token | new | a pairing request |
 //! | any | device token | its own | the requested scopes, or a refusal if more is asked |
+//! | any | one-time code | approved or a member's | as without |
 //! | any | one-time code | new | a pairing request; the code is that device's from then on |
-//! | any | one-time code | approved | as with the shared token from remote |
+//! | any | a member's own token | none, or any but another member's | that member |
+//! | remote | shared token | none | no scopes |
 //!
-//! Nobody remote ever gets more than `operator.read` and `operator.write`.
+//! No peer ever gets more than `operator.read` and `operator.write`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,10 +23,13 @@ use openclaw_protocol::ErrorShape;
 use openclaw_protocol::connect::{Auth, ConnectParams, Granted};
 use serde_json::{Value, json};
 
+use crate::access::Access;
+use crate::denial::{Rule, forbidden};
 use crate::lockout::{Kind, Lockout};
-use crate::pairing::{Claim, Device, Now, Pairing};
+use crate::pairing::{Claim, Device, Now, Pairing, REMOTE_SCOPES};
+use crate::policy::{Mode, Rules};
 use crate::principal::{Member, Principal};
-use crate::secret::SharedToken;
+use crate::secret::{SharedToken, TokenHash};
 
 /// A client at the door: its request was read, and its device proof (if any) holds.
 #[derive(Debug)]
@@ -39,6 +44,7 @@ pub(crate) struct Caller<'a> {
 #[derive(Debug)]
 pub(crate) struct Door<'a> {
     pub(crate) token: &'a SharedToken,
+    pub(crate) access: &'a Access,
     pub(crate) pairing: &'a mut Pairing,
     pub(crate) lockout: &'a mut Lockout,
     pub(crate) now: Now,
@@ -49,10 +55,33 @@ pub(crate) struct Door<'a> {
 pub(crate) struct Entry {
     /// Who it is.
     pub(crate) principal: Principal,
+    /// What proved that.
+    pub(crate) way: Way,
+    /// What the policy says of a peer.
+    pub(crate) rules: Option<Arc<Rules>>,
     /// For the hello.
     pub(crate) granted: Granted,
     /// The device list changed and has to be saved before the hello.
     pub(crate) changed: bool,
+}
+
+impl Entry {
+    fn owner(granted: Granted, changed: bool) -> Self {
+        Self { principal: Principal::Owner, way: Way::Owner, rules: None, granted, changed }
+    }
+}
+
+/// What proved who a client is: as long as that holds, it may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The owner's token or device.
+    Owner,
+    /// A device that is approved or a member's.
+    Device,
+    /// A member's own token.
+    Token(TokenHash),
+    /// Nothing: it has no rights.
+    Nobody,
 }
 
 /// A client that may not.
@@ -74,13 +103,19 @@ impl From<ErrorShape> for Box<Refusal> {
 }
 
 /// What a good credential proves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Proof {
     /// The owner's token.
     Shared,
+    /// The token of a member.
+    Member(Arc<Member>, TokenHash),
     /// The token of the device that signed.
     Device,
-    /// A one-time code, by the device it belongs to.
+    /// The signature of a device that is known: it needs no token.
+    Signature,
+    /// The signature of one that is not.
+    Stranger,
+    /// A one-time code, by the device it belongs to, which is not known yet.
     Code,
 }
 
@@ -88,19 +123,23 @@ impl Door<'_> {
     /// Decides.
     pub(crate) fn admit(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let offered = Offered::new(caller.params.auth.as_ref());
+        let proof = self.check(&offered, caller);
         let counted = offered.kind().filter(|_| !caller.is_local());
-        if let Some(left) = counted.and_then(|kind| self.lockout.locked(caller.ip, kind, self.now.at)) {
-            return Err(rate_limited(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).into());
+        if !matches!(proof, Ok(Proof::Member(..) | Proof::Device | Proof::Signature | Proof::Code)) {
+            // What nobody can guess is looked at first: a lockout is for those who guess, not for who shares their address.
+            let locked = counted.and_then(|kind| self.lockout.locked(caller.ip, kind, self.now.at));
+            if let Some(left) = locked {
+                return Err(rate_limited(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).into());
+            }
         }
-        let proof = match self.check(&offered, caller) {
-            Ok(proof) => proof,
-            Err(wrong) => return Err(self.refuse(wrong, counted, caller)),
-        };
         match proof {
-            Proof::Shared if caller.is_local() => self.owner(caller),
-            // From loopback, too: what comes out of a tunnel is not the owner.
-            Proof::Shared | Proof::Code => self.by_approval(caller),
-            Proof::Device => self.with_device_token(caller),
+            Ok(Proof::Shared) if caller.is_local() => self.owner(caller),
+            Ok(Proof::Shared) => self.remote_with_shared_token(caller),
+            Ok(Proof::Member(member, hash)) => self.with_own_token(caller, member, hash),
+            Ok(Proof::Device) => self.with_device_token(caller),
+            Ok(Proof::Signature) => self.known_device(caller),
+            Ok(Proof::Stranger | Proof::Code) => Err(self.stranger(caller)),
+            Err(wrong) => Err(self.refuse(wrong, counted, caller)),
         }
     }
 
@@ -119,27 +158,38 @@ impl Door<'_> {
         let device = caller.device.and_then(|id| self.pairing.device(id));
         let is_device_token =
             |text: Option<&str>| text.is_some_and(|text| device.is_some_and(|device| device.token.is(text)));
-        if offered.shared.is_some_and(|token| self.token.is(token)) {
-            return Ok(Proof::Shared);
+        let is_known =
+            device.is_some() || caller.device.is_some_and(|id| self.access.of_device(id).is_some());
+        if let Some((member, hash)) =
+            offered.shared.and_then(|text| self.access.of_token(text, caller.device))
+        {
+            return Ok(Proof::Member(member, hash));
         }
         if is_device_token(offered.shared) || is_device_token(offered.device) {
             return Ok(Proof::Device);
+        }
+        if offered.shared.is_some_and(|token| self.token.is(token)) {
+            return Ok(if caller.is_local() || !is_known { Proof::Shared } else { Proof::Signature });
         }
         // Only where it is what the device signed.
         if let (Some(code), Some(device), Some(Kind::Bootstrap)) =
             (offered.bootstrap, caller.device, offered.kind())
             && self.pairing.codes.redeem(code, device, &caller.params.scopes, self.now)
         {
-            return Ok(Proof::Code);
+            return Ok(if is_known { Proof::Signature } else { Proof::Code });
         }
-        Err(offered.wrong(caller.device.is_some()))
+        match (offered.kind(), caller.device) {
+            (None, Some(_)) if is_known => Ok(Proof::Signature),
+            (None, Some(_)) => Ok(Proof::Stranger),
+            _ => Err(offered.wrong(caller.device.is_some())),
+        }
     }
 
     /// Loopback and the shared token: this is the owner.
     fn owner(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let granted = granted(caller.params.scopes.clone());
         let Some(claim) = caller.claim().filter(|_| !caller.is_backend()) else {
-            return Ok(Entry { principal: Principal::Owner, granted, changed: false });
+            return Ok(Entry::owner(granted, false));
         };
         let changed = self.pairing.approve_silently(claim.clone(), self.now)?;
         self.pairing.seen(&claim, self.now);
@@ -147,43 +197,104 @@ impl Door<'_> {
             Some(device) => with_token(granted, device),
             None => granted,
         };
-        Ok(Entry { principal: Principal::Owner, granted, changed })
+        Ok(Entry::owner(granted, changed))
     }
 
-    /// A credential that lets a device ask, and gives it what it was approved for.
-    fn by_approval(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
-        let Some(claim) = caller.claim().map(Claim::remote) else {
-            let principal = Principal::Peer(Arc::new(Member::nobody()));
-            return Ok(Entry { principal, granted: granted(Vec::new()), changed: false });
-        };
-        let Some(device) = self.pairing.device(&claim.device_id) else {
-            return Err(self.ask(&claim, &NOT_PAIRED));
-        };
-        if !device.is_unchanged(&claim) {
-            return Err(self.ask(&claim, &METADATA_UPGRADE));
+    /// The shared token from remote, by a device that is not known, or by none: it gives nothing.
+    fn remote_with_shared_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        if caller.device.is_some() {
+            return Err(self.stranger(caller));
         }
-        if !claim.scopes.iter().all(|scope| device.allows(scope, false)) {
-            return Err(self.ask(&claim, &SCOPE_UPGRADE));
+        let (principal, way) = (Principal::Peer(Arc::new(Member::nobody())), Way::Nobody);
+        let rules = Some(Arc::default());
+        Ok(Entry { principal, way, rules, granted: granted(Vec::new()), changed: false })
+    }
+
+    /// A member's own token, with or without a device. Whoever has taken it does not become him by a device of his own.
+    fn with_own_token(
+        &mut self,
+        caller: &Caller<'_>,
+        member: Arc<Member>,
+        hash: TokenHash,
+    ) -> Result<Entry, Box<Refusal>> {
+        let devices = caller.device.and_then(|id| self.access.of_device(id));
+        if devices.is_some_and(|other| other.key != member.key) {
+            return Err(self.refuse(Wrong::counted(token_mismatch(true)), Some(Kind::Shared), caller));
         }
-        let granted = with_token(granted(claim.scopes.clone()), device);
-        let principal = principal(device, caller.is_local());
-        self.pairing.seen(&claim, self.now);
-        Ok(Entry { principal, granted, changed: false })
+        self.peer(member, Way::Token(hash), granted(messaging(&caller.params.scopes)), false)
     }
 
     fn with_device_token(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
         let known = caller.claim().and_then(|claim| Some((self.pairing.device(&claim.device_id)?, claim)));
         let Some((device, claim)) = known else { return Err(device_identity_required().into()) };
-        if !caller.is_local() && !device.is_unchanged(&claim) {
+        let member = self.access.of_device(&claim.device_id);
+        if member.is_none() && !caller.is_local() && !device.is_unchanged(&claim) {
             return Err(self.ask(&claim.remote(), &METADATA_UPGRADE));
         }
-        if !claim.scopes.iter().all(|scope| device.allows(scope, caller.is_local())) {
+        let may = |scope: &String| match member {
+            Some(_) => REMOTE_SCOPES.contains(&scope.as_str()),
+            None => device.allows(scope, caller.is_local()),
+        };
+        if !claim.scopes.iter().all(may) {
             return Err(scope_mismatch().into());
         }
         let granted = with_token(granted(claim.scopes.clone()), device);
-        let principal = principal(device, caller.is_local());
+        let is_owners = member.is_none() && caller.is_local() && device.is_owners();
+        let member = member.unwrap_or_else(|| unnamed(device));
         self.pairing.seen(&claim, self.now);
-        Ok(Entry { principal, granted, changed: false })
+        // One that the owner let in by coming over loopback with it is his own, as long as it comes from there.
+        if is_owners {
+            Ok(Entry::owner(granted, false))
+        } else {
+            self.peer(member, Way::Device, granted, false)
+        }
+    }
+
+    /// A device that is approved, or a member's: its signature is enough.
+    fn known_device(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        let Some(claim) = caller.claim().map(Claim::remote) else {
+            return Err(device_identity_required().into());
+        };
+        let member = self.access.of_device(&claim.device_id);
+        if let (None, Some(device)) = (&member, self.pairing.device(&claim.device_id)) {
+            if !device.is_unchanged(&claim) {
+                return Err(self.ask(&claim, &METADATA_UPGRADE));
+            }
+            if !claim.scopes.iter().all(|scope| device.allows(scope, false)) {
+                return Err(self.ask(&claim, &SCOPE_UPGRADE));
+            }
+        }
+        let changed = member.is_some() && self.pairing.enrol(&claim, self.now)?;
+        self.pairing.seen(&claim, self.now);
+        let Some(device) = self.pairing.device(&claim.device_id) else {
+            return Err(device_identity_required().into());
+        };
+        let granted = with_token(granted(claim.scopes.clone()), device);
+        let member = member.unwrap_or_else(|| unnamed(device));
+        self.peer(member, Way::Device, granted, changed)
+    }
+
+    /// A device that nobody knows asks to be approved, whatever it has shown beside its signature.
+    fn stranger(&mut self, caller: &Caller<'_>) -> Box<Refusal> {
+        match caller.claim().map(Claim::remote) {
+            Some(claim) => self.ask(&claim, &NOT_PAIRED),
+            None => device_identity_required().into(),
+        }
+    }
+
+    /// A peer comes in, unless the policy says that he does not.
+    fn peer(
+        &self,
+        member: Arc<Member>,
+        way: Way,
+        granted: Granted,
+        changed: bool,
+    ) -> Result<Entry, Box<Refusal>> {
+        let rules = self.access.rules(&member);
+        if rules.mode == Mode::Deny {
+            return Err(forbidden(Rule::Mode).into());
+        }
+        Ok(Entry { principal: Principal::Peer(member), way, rules: Some(rules), granted, changed })
     }
 
     /// Files a pairing request and says so.
@@ -282,14 +393,16 @@ impl Wrong {
     }
 }
 
-/// Who an approved device is. One that the owner let in by coming over loopback with it is his own, as long as it comes
-/// from there.
-fn principal(device: &Device, local: bool) -> Principal {
-    if local && device.is_owners() {
-        return Principal::Owner;
-    }
+/// Who an approved device is that is no member's.
+pub(crate) fn unnamed(device: &Device) -> Arc<Member> {
     let claim = &device.claim;
-    Principal::Peer(Arc::new(Member::unnamed(&claim.device_id, claim.display_name.as_deref())))
+    Arc::new(Member::unnamed(&claim.device_id, claim.display_name.as_deref()))
+}
+
+/// What of these scopes a peer gets. An admin's rights hold those of messaging, so whoever asks for them means these, too.
+fn messaging(asked: &[String]) -> Vec<String> {
+    let asked = Granted { scopes: asked.to_vec(), ..Granted::default() };
+    REMOTE_SCOPES.into_iter().filter(|scope| asked.allows(scope)).map(str::to_owned).collect()
 }
 
 /// Without `method`: the real gateway says it, but its own published schema (2026.9.1) does not know the field.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use openclaw_protocol::methods::info::GatewayIdentity;
 
+use crate::access::Access;
 use crate::agent::Agent;
+use crate::ledger::{Ledger, MemoryLedger};
 use crate::memory::{Memory, NoMemory, Room};
 use crate::secret::SharedToken;
 use crate::store::{MemoryStore, Store};
@@ -31,6 +33,10 @@ pub struct Config {
     pub memory: Arc<dyn Memory>,
     /// Who answers.
     pub agent: Arc<dyn Agent>,
+    /// Where the messages are kept that wait for the owner's word, and what else of peers' runs survives a restart.
+    pub ledger: Arc<dyn Ledger>,
+    /// Who is in the team, and what peers may do. [`Reload`](crate::Reload) changes it.
+    pub access: Access,
     /// Sizes and counts.
     pub limits: Limits,
     /// Durations.
@@ -55,6 +61,8 @@ impl Config {
             store: Arc::new(MemoryStore::default()),
             memory: Arc::new(NoMemory),
             agent,
+            ledger: Arc::new(MemoryLedger::default()),
+            access: Access::default(),
             limits: Limits::default(),
             timing: Timing::default(),
         }

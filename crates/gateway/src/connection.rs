@@ -1,7 +1,7 @@
 //! One client, from the challenge to the close.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
@@ -18,13 +18,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
-use crate::auth::{Caller, Door, Entry, Refusal};
+use crate::auth::{Caller, Door, Entry, Refusal, Way};
+use crate::conn::Conn;
 use crate::intake::{Intake, TooMuch};
 use crate::methods::{self, info};
 use crate::outbox::{self, Event, Outbox};
 use crate::params;
-use crate::peers::Conn;
-use crate::principal::Principal;
+use crate::reload::look_again;
 use crate::seats::{Seat, network};
 use crate::shared::{Shared, lock, now, now_ms};
 use crate::verify::Ed25519;
@@ -74,7 +74,7 @@ where
     match greeted {
         Ok(welcome) => {
             drop(arrival.stranger);
-            socket.get_mut().allow(max_payload(&shared, &welcome.granted));
+            socket.get_mut().allow(max_payload(&shared, &welcome.entry.granted));
             talk(&shared, socket, arrival.ip, welcome).await;
         }
         Err(goodbye) => part(&shared, socket, goodbye).await,
@@ -105,9 +105,8 @@ impl From<Error> for Goodbye {
 /// A client that came in.
 struct Welcome {
     params: ConnectParams,
-    principal: Principal,
+    entry: Entry,
     device: Option<String>,
-    granted: Granted,
     hello: String,
     seats: Seats,
 }
@@ -119,7 +118,10 @@ struct Seats {
 }
 
 impl Seats {
-    fn take(shared: &Shared, ip: IpAddr, device: Option<&str>) -> Option<Self> {
+    /// A peer that came with a token alone has the seats of a device all the same.
+    fn take(shared: &Shared, ip: IpAddr, device: Option<&str>, entry: &Entry) -> Option<Self> {
+        let has_token = matches!(entry.way, Way::Token(_));
+        let device = device.or_else(|| has_token.then(|| entry.principal.key()));
         let guest = |ip| Seat::take(&shared.guests, network(ip));
         let device_seat = |id: &str| Seat::take(&shared.devices, id.to_owned());
         Some(Self {
@@ -160,13 +162,12 @@ where
     let checked = handshake.check_device(&connect.params, now_ms(), &Ed25519);
     let device = checked.map_err(|error| reject(&error))?;
     let entry = admit(shared, &connect, device.as_deref(), arrival.ip).await?;
-    let seats = Seats::take(shared, arrival.ip, device.as_deref()).ok_or_else(|| {
+    let seats = Seats::take(shared, arrival.ip, device.as_deref(), &entry).ok_or_else(|| {
         reject(&ErrorShape::unavailable("too many connections", "too-many-connections", 1000))
     })?;
-    let hello = hello(shared, &entry.granted);
+    let hello = hello(shared, &entry);
     let hello = handshake.hello(&connect, &hello).map_err(|_| Goodbye::Gone)?;
-    let Entry { principal, granted, .. } = entry;
-    Ok(Welcome { params: connect.params, principal, device, granted, hello, seats })
+    Ok(Welcome { params: connect.params, entry, device, hello, seats })
 }
 
 /// The first text message, without what WebSocket itself needs.
@@ -249,14 +250,16 @@ fn refuse(shared: &Shared, connect: &Connect, refusal: &Refusal) -> Goodbye {
 }
 
 fn decide(shared: &Shared, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+    let access = shared.access();
     let mut pairing = lock(&shared.pairing);
     let mut lockout = lock(&shared.lockout);
     let token = &shared.config.token;
-    let mut door = Door { token, pairing: &mut pairing, lockout: &mut lockout, now: now() };
+    let mut door = Door { token, access: &access, pairing: &mut pairing, lockout: &mut lockout, now: now() };
     door.admit(caller)
 }
 
-fn hello(shared: &Shared, granted: &Granted) -> HelloOk {
+fn hello(shared: &Shared, entry: &Entry) -> HelloOk {
+    let Entry { principal, granted, .. } = entry;
     HelloOk {
         r#type: "hello-ok".to_owned(),
         protocol: MAX_PROTOCOL,
@@ -266,11 +269,11 @@ fn hello(shared: &Shared, granted: &Granted) -> HelloOk {
             conn_id: Uuid::new_v4().to_string(),
         },
         features: Features {
-            methods: methods::names(),
-            events: methods::EVENTS.map(str::to_owned).to_vec(),
+            methods: methods::names(principal),
+            events: methods::events(principal),
             capabilities: Vec::new(),
         },
-        snapshot: info::snapshot(shared, granted),
+        snapshot: info::snapshot(shared, principal, granted),
         auth: Some(granted.clone()),
         policy: Policy {
             max_payload: max_payload(shared, granted),
@@ -311,11 +314,14 @@ where
     let conn = Arc::new(Conn {
         number: shared.next_connection(),
         session_scoped: welcome.params.caps.iter().any(|cap| cap == CAP_SESSION_SCOPED),
-        principal: welcome.principal,
+        principal: welcome.entry.principal,
+        way: welcome.entry.way,
         client: welcome.params.client,
-        granted: welcome.granted,
+        granted: welcome.entry.granted,
         device: welcome.device,
         outbox: Arc::clone(&outbox),
+        rules: Mutex::new(welcome.entry.rules),
+        names: Mutex::default(),
     });
     let (number, who) = (conn.number, conn.principal.key());
     tracing::debug!(connection = number, %ip, who, device = conn.device, "a client connected");
@@ -340,6 +346,8 @@ where
 
 fn join(shared: &Shared, conn: &Arc<Conn>) {
     lock(&shared.peers).join(conn);
+    // The rules may have changed between the decision and the entry.
+    look_again(shared, &shared.access(), conn);
     // Its device may have been removed between the decision and the entry.
     let Some(device) = conn.device.as_deref().filter(|_| conn.granted.device_token.is_some()) else { return };
     if lock(&shared.pairing).device(device).is_none() {

@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::methods::chat::abort_session;
 use crate::outbox::Event;
 use crate::pairing::Pairing;
-use crate::shared::{Shared, lock};
+use crate::reload::Reload;
+use crate::shared::{Known, Shared, lock};
 use crate::{lane, listener};
 
 /// Close code: the service restarts, come again.
@@ -58,6 +59,9 @@ pub enum BindError {
     /// The store cannot be read.
     #[error("cannot read the device list")]
     Store(#[source] io::Error),
+    /// The ledger cannot be read.
+    #[error("cannot read what is held and counted of peers")]
+    Ledger(#[source] io::Error),
     /// The store holds something else.
     #[error("the device list is damaged")]
     Damaged(#[source] serde_json::Error),
@@ -73,10 +77,13 @@ impl Gateway {
         let store = Arc::clone(&config.store);
         let loaded = tokio::task::spawn_blocking(move || store.load()).await;
         let loaded = loaded.map_err(io::Error::other).flatten().map_err(BindError::Store)?;
-        let pairing = match loaded {
+        let mut pairing = match loaded {
             Some(bytes) => Pairing::from_bytes(&bytes, &config.limits).map_err(BindError::Damaged)?,
             None => Pairing::new(&config.limits),
         };
+        let known = Known::read(&*config.ledger).await.map_err(BindError::Ledger)?;
+        let access = &config.access;
+        pairing.forget_members(|id| access.of_device(id).is_some());
         let listen = |source| BindError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -85,7 +92,7 @@ impl Gateway {
             tracing::warn!(%error, "what was said before cannot be read");
             Vec::new()
         });
-        let shared = Shared::new(config, pairing);
+        let shared = Shared::new(config, pairing, known);
         lock(&shared.sessions).recall(past);
         Ok(Self { listener, address, shared: Arc::new(shared) })
     }
@@ -113,6 +120,12 @@ impl Gateway {
         }
         drop(listener);
         say_goodbye(&shared).await;
+    }
+
+    /// A way to change who may come in and what they may do, while it runs.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        Reload::new(&self.shared)
     }
 
     /// For tests: a way in that does not need the network.
@@ -148,7 +161,7 @@ async fn drain(shared: &Arc<Shared>) {
     // Not in the head of the loop: the lock would be held through its body, which takes it again.
     let busy = lock(&shared.runs).busy_sessions();
     for session in busy {
-        abort_session(shared, &session, None);
+        abort_session(shared, &session, None, None);
     }
     // Bounded: an aborted run has `timing.abort` to stop and is dropped then.
     let _ = timeout(shared.config.timing.abort * 2, shared.lanes.wait()).await;

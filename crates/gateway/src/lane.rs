@@ -18,9 +18,6 @@ use crate::runs::{Job, Origin, Run};
 use crate::sessions::NewRow;
 use crate::shared::{Shared, lock, now_ms};
 
-/// The permission mode of a peer's turn.
-const PEERS_MAY: &str = "read-only";
-
 /// Executes until nothing waits in this session any more.
 pub(crate) async fn work(shared: Arc<Shared>, session: String) {
     loop {
@@ -54,7 +51,11 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         session_key: job.run.session.clone(),
         message,
         provenance: job.provenance.take(),
-        permission_mode: job.sender.principal.peer().map(|_| PEERS_MAY.to_owned()),
+        permission_mode: job
+            .sender
+            .principal
+            .peer()
+            .map(|member| shared.access().rules(member).permission_mode.clone()),
         from: job.sender.clone(),
         cancel: CancellationToken::new(),
     };
@@ -208,6 +209,7 @@ fn tell(shared: &Shared, run: &Run, fill: impl FnOnce(&mut ChatEvent), state: Ch
     if !lock(&shared.peers).hears(&run.session) {
         return;
     }
+    let is_delta = state == ChatState::Delta;
     let mut event = ChatEvent {
         run_id: run.id.clone(),
         session_key: run.session.clone(),
@@ -226,7 +228,7 @@ fn tell(shared: &Shared, run: &Run, fill: impl FnOnce(&mut ChatEvent), state: Ch
     if let Some(message) = payload.get_mut("message") {
         message["timestamp"] = json!(now_ms());
     }
-    shared.tell_session(&run.session, "chat", &payload);
+    shared.tell_session(&run.session, "chat", payload, is_delta);
 }
 
 fn assistant(text: &str) -> ChatMessage {

@@ -11,38 +11,47 @@
 //! ```
 //!
 //! - `listener`, `http`: one port, HTTP/1.1, upgraded into a WebSocket;
-//! - `connection`, `params`, `intake`, `outbox`: one client, from the challenge to the close;
+//! - `connection`, `conn`, `params`, `intake`, `outbox`: one client, from the challenge to the close;
 //! - `peers`: all of them, and who hears which event;
 //! - `auth`, `lockout`, `pairing`, `verify`, `secret`: who may come in, and with which rights;
 //! - `principal`: who he is then;
+//! - `ledger`: what is remembered of their runs beyond a restart;
+//! - `access`, `policy`, `denial`, `reload`: what he may do, what he is told when he may not, and how that changes;
 //! - `methods`: what a client may call, one file a family;
 //! - `runs`, `lane`, `outcome`: one turn of the agent, queued by session, answered once and remembered for a while;
-//! - `seats`, `budget`, `slots`, `shares`: what each address and device may take, so that none can take it all;
+//! - `meter`, `seats`, `budget`, `slots`, `shares`: what each address and device may take, so that none can take it all;
 //! - `sessions`, `keys`: what was said, and under which name;
 //! - [`Memory`]: what was said before this gateway started;
 //! - [`agent`]: who answers.
 
+mod access;
 pub mod agent;
 mod auth;
 mod budget;
 mod codes;
 mod config;
+mod conn;
 mod connection;
+mod denial;
 mod gateway;
 mod http;
 mod intake;
 mod keys;
 mod lane;
+mod ledger;
 mod listener;
 mod lockout;
 mod memory;
+mod meter;
 mod methods;
 mod outbox;
 mod outcome;
 mod pairing;
 mod params;
 mod peers;
+mod policy;
 mod principal;
+mod reload;
 mod runs;
 mod seats;
 mod secret;
@@ -53,14 +62,18 @@ mod slots;
 mod store;
 mod verify;
 
+pub use access::{Access, Roster};
 pub use agent::{
     Agent, AgentFailure, ApiKey, Deltas, EchoAgent, ExecAgent, Framed, Model, ModelError, OpenAiAgent,
     ReplyFuture, Sender, Turn,
 };
 pub use config::{Config, Limits, Timing};
 pub use gateway::{BindError, Gateway, Seam};
+pub use ledger::{Held, Kept, Ledger, MemoryLedger};
 pub use memory::{End, Memory, NoMemory, Past, Recollection, Room};
+pub use policy::{Mode, Names, Policy, PolicyError, Rules};
 pub use principal::{Member, Principal};
+pub use reload::Reload;
 pub use runs::Origin;
-pub use secret::{SharedToken, ShortToken};
+pub use secret::{NoTokenHash, SharedToken, ShortToken, TokenHash};
 pub use store::{MemoryStore, Store};

@@ -3,50 +3,22 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use openclaw_protocol::connect::{ClientInfo, Granted};
 use openclaw_protocol::methods::{SCOPE_PAIRING, SCOPE_READ};
 
-use crate::outbox::{Event, Outbox};
-use crate::principal::Principal;
-use crate::shares::Who;
+use crate::conn::Conn;
+use crate::keys::namespace;
+use crate::outbox::Event;
 
 /// Close code of a socket whose device was removed.
-const CLOSE_REMOVED: u16 = 4001;
-
-/// One authenticated connection.
-#[derive(Debug)]
-pub(crate) struct Conn {
-    /// Counts the connections of this process.
-    pub(crate) number: u64,
-    /// Who it is.
-    pub(crate) principal: Principal,
-    /// What it says of itself.
-    pub(crate) client: ClientInfo,
-    /// What it may do.
-    pub(crate) granted: Granted,
-    /// The device that proved itself.
-    pub(crate) device: Option<String>,
-    /// Whether it hears only the sessions that it subscribed to.
-    pub(crate) session_scoped: bool,
-    /// How to tell it something.
-    pub(crate) outbox: Arc<Outbox>,
-}
-
-impl Conn {
-    /// By what its runs are counted, and whose they are.
-    pub(crate) fn who(&self) -> Who {
-        match &self.principal {
-            Principal::Owner => self.device.clone(),
-            Principal::Peer(member) => Some(member.key.clone()),
-        }
-    }
-}
+pub(crate) const CLOSE_REMOVED: u16 = 4001;
 
 /// All of them. Events of runs are found by session, so that ten thousand idle connections cost a run nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     all: HashMap<u64, Peer>,
     every_session: HashMap<u64, Arc<Conn>>,
+    /// The same for peers: every session of theirs, by their key.
+    own_sessions: HashMap<String, HashMap<u64, Arc<Conn>>>,
     by_session: HashMap<String, HashMap<u64, Arc<Conn>>>,
     closed: Option<(u16, &'static str)>,
 }
@@ -64,7 +36,11 @@ impl Peers {
             conn.outbox.closing().with(code, reason);
         }
         if conn.granted.allows(SCOPE_READ) && !conn.session_scoped {
-            self.every_session.insert(conn.number, Arc::clone(conn));
+            let all = match conn.principal.peer() {
+                None => &mut self.every_session,
+                Some(member) => self.own_sessions.entry(member.key.clone()).or_default(),
+            };
+            all.insert(conn.number, Arc::clone(conn));
         }
         let peer = Peer { conn: Arc::clone(conn), subscriptions: HashSet::new() };
         self.all.insert(conn.number, peer);
@@ -73,14 +49,12 @@ impl Peers {
     /// A connection went.
     pub(crate) fn leave(&mut self, number: u64) {
         self.every_session.remove(&number);
-        let subscriptions = self.all.remove(&number).map(|peer| peer.subscriptions).unwrap_or_default();
-        for key in subscriptions {
-            if let Some(readers) = self.by_session.get_mut(&key) {
-                readers.remove(&number);
-                if readers.is_empty() {
-                    self.by_session.remove(&key);
-                }
-            }
+        let Some(peer) = self.all.remove(&number) else { return };
+        for key in peer.subscriptions {
+            forget(&mut self.by_session, &key, number);
+        }
+        if let Some(member) = peer.conn.principal.peer() {
+            forget(&mut self.own_sessions, &member.key, number);
         }
     }
 
@@ -100,16 +74,23 @@ impl Peers {
 
     /// Whether anybody would hear an event of this session.
     pub(crate) fn hears(&self, session: &str) -> bool {
-        !self.every_session.is_empty() || self.by_session.contains_key(session)
+        !self.every_session.is_empty()
+            || self.by_session.contains_key(session)
+            || self.own_sessions(session).next().is_some()
     }
 
-    /// Tells everybody who hears this session.
-    pub(crate) fn tell_session(&self, session: &str, event: &Arc<Event>) {
+    /// Everybody who hears this session.
+    pub(crate) fn listeners(&self, session: &str) -> Vec<Arc<Conn>> {
+        let all = self.every_session.iter().chain(self.own_sessions(session));
         let subscribed = self.by_session.get(session).into_iter().flatten();
-        let subscribed = subscribed.filter(|(number, _)| !self.every_session.contains_key(number));
-        for (_, conn) in self.every_session.iter().chain(subscribed) {
-            conn.outbox.event(event);
-        }
+        let subscribed =
+            subscribed.filter(|(_, conn)| conn.session_scoped || !conn.granted.allows(SCOPE_READ));
+        all.chain(subscribed).map(|(_, conn)| Arc::clone(conn)).collect()
+    }
+
+    fn own_sessions(&self, session: &str) -> impl Iterator<Item = (&u64, &Arc<Conn>)> {
+        let own = if self.own_sessions.is_empty() { None } else { namespace(session) };
+        own.and_then(|key| self.own_sessions.get(&key)).into_iter().flatten()
     }
 
     /// Tells those who may approve devices.
@@ -134,6 +115,12 @@ impl Peers {
         }
     }
 
+    /// The connections of peers.
+    pub(crate) fn of_peers(&self) -> Vec<Arc<Conn>> {
+        let conns = self.all.values().map(|peer| &peer.conn);
+        conns.filter(|conn| conn.principal.peer().is_some()).cloned().collect()
+    }
+
     /// Closes the connections of a removed device.
     pub(crate) fn close_device(&self, device: &str) {
         for peer in self.all.values().filter(|peer| peer.conn.device.as_deref() == Some(device)) {
@@ -152,16 +139,29 @@ impl Peers {
     }
 }
 
+fn forget(map: &mut HashMap<String, HashMap<u64, Arc<Conn>>>, key: &str, number: u64) {
+    if let Some(readers) = map.get_mut(key) {
+        readers.remove(&number);
+        if readers.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc::Receiver;
+    use std::sync::Mutex;
+
+    use openclaw_protocol::connect::{ClientInfo, Granted};
 
     use super::*;
+    use crate::auth::Way;
     use crate::budget::Budget;
-    use crate::outbox::Out;
+    use crate::outbox::Outbox;
+    use crate::principal::{Member, Principal};
 
-    fn conn(number: u64, scope: &str, session_scoped: bool) -> (Arc<Conn>, Receiver<Out>) {
-        let (outbox, queue) = Outbox::new(8, 1000, Budget::new(usize::MAX));
+    fn conn(number: u64, principal: Principal, scope: &str, session_scoped: bool) -> Arc<Conn> {
+        let (outbox, _) = Outbox::new(8, 1000, Budget::new(usize::MAX));
         let client = ClientInfo {
             id: "cli".into(),
             mode: "cli".into(),
@@ -171,32 +171,60 @@ mod tests {
             device_family: None,
         };
         let granted = Granted { scopes: vec![scope.into()], ..Granted::default() };
-        let principal = Principal::Owner;
-        let conn = Conn { number, principal, client, granted, device: None, session_scoped, outbox };
-        (Arc::new(conn), queue)
+        Arc::new(Conn {
+            number,
+            principal,
+            way: Way::Owner,
+            client,
+            granted,
+            device: None,
+            session_scoped,
+            outbox,
+            rules: Mutex::default(),
+            names: Mutex::default(),
+        })
+    }
+
+    fn heard(peers: &Peers, session: &str) -> Vec<u64> {
+        let mut numbers: Vec<_> = peers.listeners(session).iter().map(|conn| conn.number).collect();
+        numbers.sort_unstable();
+        assert_eq!(peers.hears(session), !numbers.is_empty());
+        numbers
     }
 
     #[test]
     fn a_session_is_heard_by_its_subscribers_and_by_those_without_the_cap() {
         let mut peers = Peers::default();
-        let (every, mut every_queue) = conn(1, "operator.read", false);
-        let (scoped, mut scoped_queue) = conn(2, "operator.read", true);
-        let (blind, mut blind_queue) = conn(3, "operator.pairing", false);
+        let every = conn(1, Principal::Owner, "operator.read", false);
+        let scoped = conn(2, Principal::Owner, "operator.read", true);
+        let blind = conn(3, Principal::Owner, "operator.pairing", false);
         for conn in [&every, &scoped, &blind] {
             peers.join(conn);
         }
         assert!(peers.subscribe(2, "s", 1) && peers.subscribe(2, "s", 1) && !peers.subscribe(2, "t", 1));
-        assert!(peers.subscribe(1, "s", 1), "subscribing twice over must not double the events");
-        let event = Event::new("chat", &1).unwrap();
-        peers.tell_session("s", &event);
-        peers.tell_session("other", &event);
-        let count = |queue: &mut Receiver<Out>| std::iter::from_fn(|| queue.try_recv().ok()).count();
-        let heard = [&mut every_queue, &mut scoped_queue, &mut blind_queue].map(count);
-        assert_eq!(heard, [2, 1, 0]);
-
+        assert!(peers.subscribe(1, "s", 1));
+        assert_eq!(heard(&peers, "s"), [1, 2], "subscribing twice over must not double the events");
+        assert_eq!(heard(&peers, "other"), [1]);
         peers.leave(1);
-        assert!(peers.hears("s") && !peers.hears("other"));
+        assert!(heard(&peers, "other").is_empty());
         peers.leave(2);
-        assert!(!peers.hears("s") && peers.by_session.is_empty());
+        assert!(heard(&peers, "s").is_empty() && peers.by_session.is_empty());
+    }
+
+    #[test]
+    fn a_peer_without_the_cap_hears_its_own_sessions_only() {
+        let mut peers = Peers::default();
+        let member = Member { key: "alice".into(), ..Member::default() };
+        peers.join(&conn(1, Principal::Peer(Arc::new(member)), "operator.read", false));
+        for session in ["agent:main:mesh:alice", "agent:main:mesh:alice:deploy"] {
+            assert_eq!(heard(&peers, session), [1], "{session}");
+        }
+        for session in
+            ["agent:main:main", "agent:main:mesh:bob", "agent:main:mesh:alice2", "agent:main:alice"]
+        {
+            assert!(heard(&peers, session).is_empty(), "{session}");
+        }
+        peers.leave(1);
+        assert!(peers.own_sessions.is_empty());
     }
 }

@@ -1,6 +1,8 @@
-//! The two kinds of token: the owner's shared one, of which only a hash is kept, and one for each device.
+//! The kinds of token: the owner's shared one and those issued to peers, of which only hashes are kept, and one for each
+//! device.
 
 use std::fmt;
+use std::str::FromStr;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -37,6 +39,53 @@ impl SharedToken {
 impl fmt::Debug for SharedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SharedToken(redacted)")
+    }
+}
+
+/// The SHA-256 of a token that was issued to a peer, as `policy.toml` has it: `sha256:` and 64 hex digits. Unsalted,
+/// because such a token is 256 random bits: nobody has a table of those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenHash([u8; 32]);
+
+/// The text is no hash of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not sha256: and 64 hex digits")]
+pub struct NoTokenHash;
+
+impl TokenHash {
+    /// The hash of a token.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(sha256(token.as_bytes()))
+    }
+
+    /// Whether they are the same, in constant time.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        same(&self.0, &other.0)
+    }
+}
+
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for TokenHash {
+    type Err = NoTokenHash;
+
+    fn from_str(text: &str) -> Result<Self, NoTokenHash> {
+        let digits = text.strip_prefix("sha256:").ok_or(NoTokenHash)?;
+        if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NoTokenHash);
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| NoTokenHash)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NoTokenHash)?;
+        }
+        Ok(Self(hash))
     }
 }
 
@@ -100,6 +149,16 @@ mod tests {
         assert!(token.is("hunter2-hunter2-") && !token.is("hunter2-hunter3-") && !token.is(""));
         for short in ["", "hunter2", "hunter2-hunter2"] {
             assert_eq!(SharedToken::new(short).unwrap_err(), ShortToken, "{short}");
+        }
+    }
+
+    #[test]
+    fn a_token_hash_is_written_and_read() {
+        let hash = TokenHash::of("a token");
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        let signed = format!("sha256:{}", "+f".repeat(32));
+        for bad in ["", "sha256:", "sha256:ab", &hash.to_string()[7..], &signed] {
+            assert_eq!(bad.parse::<TokenHash>(), Err(NoTokenHash), "{bad}");
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::Limits;
+use crate::keys::namespace;
 use crate::memory::{self, End, OWNER};
 use crate::runs::{Origin, Run, provenance_size};
 use crate::shares::Who;
@@ -146,7 +147,7 @@ impl Sessions {
                 provenance: None,
                 client: Value::Null,
                 origin: turn.origin,
-                who: Some(turn.from),
+                who: if turn.from == OWNER { Who::Owner(None) } else { Who::Peer(turn.from) },
             };
             self.append(&turn.session_key, &turn.run_id, row, turn.began_at);
             if let End::Replied(text) = turn.end {
@@ -194,7 +195,7 @@ impl Sessions {
         let seq = *session.inputs.get(&(run.origin, run.id.clone()))?;
         let index = usize::try_from(seq.checked_sub(session.rows.front()?.seq)?).ok()?;
         let row = session.rows.get(index)?;
-        let NewRow::User { text, who, .. } = &row.content else { return None };
+        let NewRow::User { text, who, client, .. } = &row.content else { return None };
         // Runs of a session come one after the other: a reply stands right behind its input.
         let next = session.rows.get(index + 1).filter(|next| next.run_id == run.id);
         let reply = next.and_then(|next| match &next.content {
@@ -202,7 +203,11 @@ impl Sessions {
             NewRow::User { .. } => None,
         });
         // Which of his devices the owner had before the start is not remembered.
-        let who = if who.as_deref() == Some(OWNER) && run.is_owners() { &run.who } else { who };
+        let is_recalled = client.is_null();
+        let who = match (who, &run.who) {
+            (Who::Owner(None), owner @ Who::Owner(_)) if is_recalled => owner,
+            (who, _) => who,
+        };
         Some(Past { who: who.clone(), same_input: text == message, reply, ts: row.ts })
     }
 
@@ -235,6 +240,11 @@ impl Sessions {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How many of them are a peer's.
+    pub(crate) fn count_of(&self, peer: &str) -> usize {
+        self.sessions.keys().filter(|key| namespace(key).as_deref() == Some(peer)).count()
     }
 }
 
@@ -315,7 +325,7 @@ impl Row {
                 if !client.is_null() {
                     note["transport"] = json!({ "clients": [client] });
                 }
-                if let Some(who) = who {
+                if let Some(who) = who.name() {
                     note["from"] = json!(who);
                 }
                 let mut row = json!({
@@ -356,11 +366,17 @@ mod tests {
 
     fn user(text: &str) -> NewRow {
         let client = json!({ "id": "cli" });
-        NewRow::User { text: text.into(), provenance: None, client, origin: Origin::Agent, who: None }
+        NewRow::User {
+            text: text.into(),
+            provenance: None,
+            client,
+            origin: Origin::Agent,
+            who: Who::Owner(None),
+        }
     }
 
     fn run(origin: Origin, id: &str) -> Run {
-        Run::new(id.into(), origin, "s".into(), None, [0; 32], 0)
+        Run::new(id.into(), origin, "s".into(), Who::Owner(None), [0; 32], 0)
     }
 
     fn texts(sessions: &Sessions, key: &str) -> Vec<String> {
@@ -399,18 +415,15 @@ mod tests {
         let replied = End::Replied("hello".into());
         all.recall(vec![past("r1", "alice", replied), past("r2", "owner", End::Failed("why".into()))]);
         assert_eq!(texts(&all, "s"), ["hi", "hello", "hi"]);
+        let alice = Who::Peer("alice".into());
         let first = all.past(&run(Origin::Agent, "r1"), "hi").unwrap();
-        assert_eq!(
-            (first.who.as_deref(), first.reply.as_deref(), first.ts),
-            (Some("alice"), Some("hello"), 5)
-        );
-        let second = all.past(&run(Origin::Agent, "r2"), "hi").unwrap();
-        assert_eq!((second.who, second.reply), (None, None));
+        assert_eq!((first.who, first.reply.as_deref(), first.ts), (alice.clone(), Some("hello"), 5));
         let mut device = run(Origin::Agent, "r2");
-        device.who = Some("ab".repeat(32));
-        assert_eq!(all.past(&device, "hi").unwrap().who, device.who, "the owner with a device");
-        device.who = Some("alice".into());
-        assert_eq!(all.past(&device, "hi").unwrap().who.as_deref(), Some("owner"));
+        device.who = Who::Owner(Some("d1".into()));
+        let second = all.past(&device, "hi").unwrap();
+        assert_eq!((&second.who, second.reply), (&device.who, None), "the owner, with whatever device");
+        device.who = alice;
+        assert_eq!(all.past(&device, "hi").unwrap().who, Who::Owner(None));
     }
 
     #[test]
@@ -457,7 +470,7 @@ mod tests {
         all.append("s", "r2", user("again"), 3);
         let past = |all: &Sessions, id: &str| all.past(&run(Origin::Agent, id), "hi");
         let told = |reply: Option<&str>, same_input, ts| {
-            Some(Past { who: None, same_input, reply: reply.map(str::to_owned), ts })
+            Some(Past { who: Who::Owner(None), same_input, reply: reply.map(str::to_owned), ts })
         };
         assert_eq!(past(&all, "r1"), told(Some("hello"), true, 1));
         assert_eq!(past(&all, "r2"), told(None, false, 3));

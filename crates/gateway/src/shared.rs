@@ -1,20 +1,25 @@
 //! What all tasks of one gateway share.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::access::Access;
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::ledger::{Held, Ledger};
 use crate::lockout::Lockout;
+use crate::meter::{Meters, midnight};
 use crate::outbox::Event;
 use crate::pairing::{Now, Pairing};
 use crate::peers::Peers;
@@ -26,16 +31,21 @@ use crate::slots::Slots;
 /// The state of a gateway. Its locks are held for moments, never across an await. Most are taken one after the other;
 /// where one is taken inside another, it is in this order: `pairing` before `lockout` (the decision at the door), `runs`
 /// before `sessions` and before an outbox's queue (a key is looked up and acknowledged as one step), and `peers` before
-/// an outbox's queue. The locks inside [`Seats`], [`Slots`] and an outbox are innermost: nothing is taken under them.
+/// an outbox's queue. The locks inside [`Seats`], [`Slots`], a connection and an outbox are innermost: nothing is taken
+/// under them.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
     /// Changes with every start: what was in memory is gone then.
     pub(crate) boot_id: String,
     pub(crate) started: Instant,
+    /// Who may come in, and what they may do: replaced as a whole.
+    pub(crate) access: Mutex<Arc<Access>>,
     pub(crate) peers: Mutex<Peers>,
     pub(crate) pairing: Mutex<Pairing>,
     pub(crate) lockout: Mutex<Lockout>,
+    /// What peers have used up.
+    pub(crate) meters: Mutex<Meters>,
     pub(crate) sessions: Mutex<Sessions>,
     pub(crate) runs: Mutex<Runs>,
     /// The sockets of each address that have not authenticated yet.
@@ -54,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// The runs: at a shutdown they are waited for before anything is closed.
     pub(crate) lanes: TaskTracker,
+    /// No new runs of peers.
+    pub(crate) paused: AtomicBool,
     /// No new work.
     pub(crate) draining: CancellationToken,
     /// The end: every task leaves.
@@ -63,17 +75,39 @@ pub(crate) struct Shared {
     connections: AtomicU64,
 }
 
+/// What is known from before a restart.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) runs_today: HashMap<String, u32>,
+    pub(crate) held: Vec<Held>,
+    pub(crate) paused: bool,
+}
+
+impl Known {
+    pub(crate) async fn read(ledger: &dyn Ledger) -> io::Result<Self> {
+        Ok(Self {
+            runs_today: ledger.runs_since(midnight(now_ms())).await?,
+            held: ledger.held().await?,
+            paused: ledger.is_paused().await?,
+        })
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(config: Config, pairing: Pairing) -> Self {
+    pub(crate) fn new(config: Config, pairing: Pairing, known: Known) -> Self {
         let limits = &config.limits;
+        let mut runs = Runs::new(limits, config.timing.cache);
+        known.held.into_iter().for_each(|held| runs.hold_again(held));
         Self {
             boot_id: Uuid::new_v4().to_string(),
             started: Instant::now(),
+            access: Mutex::new(Arc::new(config.access.clone())),
             peers: Mutex::default(),
             pairing: Mutex::new(pairing),
             lockout: Mutex::default(),
+            meters: Mutex::new(Meters::new(known.runs_today, now_ms())),
             sessions: Mutex::new(Sessions::new(limits)),
-            runs: Mutex::new(Runs::new(limits, config.timing.cache)),
+            runs: Mutex::new(runs),
             strangers: Seats::new(limits.unauthenticated_per_ip.saturating_mul(2)),
             guests: Seats::new(limits.connections_per_ip),
             devices: Seats::new(limits.connections_per_device),
@@ -82,12 +116,18 @@ impl Shared {
             sockets: TaskTracker::new(),
             tasks: TaskTracker::new(),
             lanes: TaskTracker::new(),
+            paused: AtomicBool::new(known.paused),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
             saving: tokio::sync::Mutex::default(),
             connections: AtomicU64::new(0),
             config,
         }
+    }
+
+    /// Who may come in now, and what they may do.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&lock(&self.access))
     }
 
     /// Saves the device list. Returns when it is durable.
@@ -98,10 +138,24 @@ impl Shared {
         tokio::task::spawn_blocking(move || store.save(&bytes)).await.map_err(io::Error::other)?
     }
 
-    /// Tells those who hear a session.
-    pub(crate) fn tell_session<P: Serialize>(&self, session: &str, name: &'static str, payload: &P) {
-        if let Some(event) = Event::new(name, payload) {
-            lock(&self.peers).tell_session(session, &event);
+    /// Tells those who hear a session, each under the name that it has for it. A delta is for those who may see a reply
+    /// while it is written.
+    pub(crate) fn tell_session(&self, session: &str, name: &'static str, mut payload: Value, is_delta: bool) {
+        let listeners = lock(&self.peers).listeners(session);
+        let mut written: Vec<(String, Arc<Event>)> = Vec::new();
+        for conn in listeners {
+            if is_delta && conn.rules().is_some_and(|rules| !rules.stream) {
+                continue;
+            }
+            let shown = conn.shown(session);
+            let known = written.iter().position(|(name, _)| *name == shown);
+            let index = known.unwrap_or(written.len());
+            if known.is_none() {
+                payload["sessionKey"] = json!(shown);
+                let Some(event) = Event::new(name, &payload) else { return };
+                written.push((shown, event));
+            }
+            conn.outbox.event(&written[index].1);
         }
     }
 

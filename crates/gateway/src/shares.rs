@@ -2,8 +2,32 @@
 
 use std::collections::HashMap;
 
-/// Who starts runs: the key of a peer, a device of the owner, or the owner without one.
-pub(crate) type Who = Option<String>;
+/// Who starts runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Who {
+    /// A device of the owner, or the owner without one.
+    Owner(Option<String>),
+    /// A peer, by his key.
+    Peer(String),
+}
+
+impl Who {
+    /// The key of the peer, if it is one.
+    pub(crate) fn peer(&self) -> Option<&str> {
+        match self {
+            Self::Owner(_) => None,
+            Self::Peer(key) => Some(key),
+        }
+    }
+
+    /// The peer or the device.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Owner(device) => device.as_deref(),
+            Self::Peer(key) => Some(key),
+        }
+    }
+}
 
 /// Runs and their bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +82,15 @@ mod tests {
 
     #[test]
     fn what_was_added_can_be_removed_without_a_trace() {
-        let (mut shares, alice) = (Shares::default(), Some("alice".to_owned()));
+        let (mut shares, alice) = (Shares::default(), Who::Peer("alice".to_owned()));
         shares.add(&alice, 7);
         shares.add(&alice, 1);
-        shares.add(&None, 9);
+        let owner = Who::Owner(None);
+        shares.add(&owner, 9);
         assert_eq!((shares.of(&alice).runs, shares.total().bytes), (2, 17));
         assert_eq!(shares.largest(|share| share.runs), Some(&alice));
-        assert_eq!(shares.largest(|share| share.bytes), Some(&None));
-        for (who, bytes) in [(&alice, 7), (&None, 9), (&alice, 1)] {
+        assert_eq!(shares.largest(|share| share.bytes), Some(&owner));
+        for (who, bytes) in [(&alice, 7), (&owner, 9), (&alice, 1)] {
             shares.remove(who, bytes);
         }
         assert!(shares.by_device.is_empty() && shares.total() == Share::default());

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn who(name: &str) -> Who {
-        Some(name.to_owned())
+        Who::Peer(name.to_owned())
     }
 
     #[tokio::test]
@@ -136,7 +136,8 @@ mod tests {
         assert!((&mut third).now_or_never().is_none(), "one is left for others");
         let bobs = slots.take(&bob).now_or_never().flatten().unwrap();
 
-        let (mut more, mut owners) = (Box::pin(slots.take(&bob)), Box::pin(slots.take(&None)));
+        let owner = Who::Owner(None);
+        let (mut more, mut owners) = (Box::pin(slots.take(&bob)), Box::pin(slots.take(&owner)));
         assert!((&mut more).now_or_never().is_none() && (&mut owners).now_or_never().is_none());
         drop(one);
         assert!((&mut third).now_or_never().is_none(), "has one, and asked first");
@@ -148,7 +149,8 @@ mod tests {
     #[tokio::test]
     async fn who_left_while_waiting_takes_no_slot() {
         let slots = Slots::new(1, 1);
-        let one = slots.take(&None).await.unwrap();
+        let owner = Who::Owner(None);
+        let one = slots.take(&owner).await.unwrap();
         let (leaves, waits) = (who("leaves"), who("waits"));
         let mut gone = Box::pin(slots.take(&leaves));
         let mut stays = Box::pin(slots.take(&waits));

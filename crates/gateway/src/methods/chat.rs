@@ -8,10 +8,10 @@ use openclaw_protocol::methods::sessions::MessagesSubscribe;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Call};
-use crate::keys::full_key;
+use super::{Answer, Call, inbox};
 use crate::lane;
 use crate::outcome::Outcome;
+use crate::runs::Run;
 use crate::sessions::Page;
 use crate::shared::{Shared, lock, now_ms};
 
@@ -21,20 +21,21 @@ const DEFAULT_SESSIONS: usize = 100;
 /// What stands in a session, and what waits to stand there.
 pub(super) fn history(call: &Call<'_>) -> Answer {
     let params: ChatHistory = call.params()?;
-    let key = full_key(&params.session_key)?;
+    let key = call.session(&params.session_key)?;
     // First what waits, then the rows: a run that starts in between is seen twice rather than not at all.
     let (current, queued) = lock(&call.shared.runs).of_session(&key);
     let page = Page { limit: params.limit, max_chars: params.max_chars };
     let rows = lock(&call.shared.sessions).page(&key, page);
-    let waiting: Vec<Value> = queued.iter().map(|run| json!({ "runId": run, "state": "queued" })).collect();
+    let waiting: Vec<Value> = queued.iter().map(|(run, is_held)| waiting(run, *is_held)).collect();
+    let shown = call.conn.shown(&key);
     let mut payload = json!({
-        "sessionKey": key,
+        "sessionKey": shown,
         "sessionId": rows.session_id,
         "hasMore": rows.messages.len() < rows.total,
         "totalMessages": rows.total,
         "messages": rows.messages,
         "pendingInputs": { "total": waiting.len(), "items": waiting },
-        "sessionInfo": { "key": key, "hasActiveRun": current.is_some() },
+        "sessionInfo": { "key": shown, "hasActiveRun": current.is_some() },
     });
     if let Some(run) = current {
         payload["inFlightRun"] = json!({ "runId": run.id, "text": "", "startedAt": run.accepted_at });
@@ -42,23 +43,45 @@ pub(super) fn history(call: &Call<'_>) -> Answer {
     Ok(payload)
 }
 
+/// A run that has not begun. To clients that know nothing of the owner's word it is queued.
+fn waiting(run: &str, is_held: bool) -> Value {
+    let mut row = json!({ "runId": run, "state": "queued" });
+    if is_held {
+        row["held"] = json!(true);
+    }
+    row
+}
+
 /// Stops runs.
 pub(super) fn abort(call: &Call<'_>) -> Answer {
     let params: ChatAbort = call.params()?;
-    let key = full_key(&params.session_key)?;
-    let runs = abort_session(call.shared, &key, params.run_id.as_deref());
+    let key = call.session(&params.session_key)?;
+    // A peer stops what he started, not what the owner has started in his session.
+    let by = call.conn.principal.peer().map(|member| member.key.clone());
+    let mut runs = abort_session(call.shared, &key, params.run_id.as_deref(), by.as_deref());
+    runs.extend(inbox::withdraw(call.shared, &key, params.run_id.as_deref(), by.as_deref()));
     Ok(json!({ "ok": true, "aborted": !runs.is_empty(), "runIds": runs }))
 }
 
-/// Stops one run of a session, or all of them; gives their ids.
-pub(crate) fn abort_session(shared: &Arc<Shared>, session: &str, run: Option<&str>) -> Vec<String> {
-    let (waiting, current) = lock(&shared.runs).abort(session, run);
+/// Stops one run of a session, or all of them, or all of a peer; gives their ids.
+pub(crate) fn abort_session(
+    shared: &Arc<Shared>,
+    session: &str,
+    run: Option<&str>,
+    by: Option<&str>,
+) -> Vec<String> {
+    let (waiting, current) = lock(&shared.runs).abort(session, |other| is_wanted(other, run, by));
     let mut ids: Vec<String> = current.into_iter().collect();
     for job in waiting {
         ids.push(job.run.id.clone());
         lane::finish(shared, job, &Outcome::Aborted);
     }
     ids
+}
+
+/// Whether somebody wants a run to stop who named a run, or all, or all of a peer.
+pub(super) fn is_wanted(other: &Run, run: Option<&str>, by: Option<&str>) -> bool {
+    run.is_none_or(|id| id == other.id) && by.is_none_or(|key| other.who.peer() == Some(key))
 }
 
 /// The sessions, the last used first.
@@ -89,10 +112,10 @@ pub(super) fn sessions(call: &Call<'_>) -> Answer {
 /// From now on this connection hears the session.
 pub(super) fn subscribe(call: &Call<'_>) -> Answer {
     let params: MessagesSubscribe = call.params()?;
-    let key = full_key(&params.key)?;
+    let key = call.session(&params.key)?;
     let max = call.shared.config.limits.subscriptions;
     if !lock(&call.shared.peers).subscribe(call.conn.number, &key, max) {
         return Err(ErrorShape::invalid(format!("a connection may subscribe to {max} sessions")));
     }
-    Ok(json!({ "subscribed": true, "key": key }))
+    Ok(json!({ "subscribed": true, "key": call.conn.shown(&key) }))
 }

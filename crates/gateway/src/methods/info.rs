@@ -4,13 +4,14 @@ use openclaw_protocol::connect::Granted;
 use openclaw_protocol::methods::SCOPE_READ;
 use serde_json::{Value, json};
 
-use super::Answer;
+use super::Call;
 use crate::keys::AGENT_ID;
+use crate::principal::Principal;
 use crate::shared::{Shared, lock, now_ms};
 
-/// `health`: for everybody, so it counts sessions and names none.
-pub(crate) fn health(shared: &Shared) -> Value {
-    let sessions = json!({ "path": "memory", "count": lock(&shared.sessions).count(), "recent": [] });
+/// `health`: for everybody, so it counts sessions and names none. A peer's are his own.
+pub(crate) fn health(shared: &Shared, who: &Principal) -> Value {
+    let sessions = json!({ "path": "memory", "count": count(shared, who), "recent": [] });
     json!({
         "ok": true, "ts": now_ms(), "durationMs": 0,
         "plugins": { "loaded": [], "errors": [], "unavailable": [] },
@@ -24,6 +25,11 @@ pub(crate) fn health(shared: &Shared) -> Value {
     })
 }
 
+fn count(shared: &Shared, who: &Principal) -> usize {
+    let sessions = lock(&shared.sessions);
+    who.peer().map_or_else(|| sessions.count(), |member| sessions.count_of(&member.key))
+}
+
 /// This gateway never starts a turn by itself. The schema wants every field all the same.
 fn heartbeat() -> Value {
     json!({
@@ -31,10 +37,10 @@ fn heartbeat() -> Value {
     })
 }
 
-/// `status`.
-pub(super) fn status(shared: &Shared) -> Answer {
-    let sessions = lock(&shared.sessions).count();
-    Ok(json!({
+/// `status`. How many others are here is no peer's business.
+pub(super) fn status(call: &Call<'_>) -> Value {
+    let (shared, who) = (call.shared, &call.conn.principal);
+    let mut status = json!({
         "runtimeVersion": shared.config.version,
         "uptimeMs": uptime_ms(shared),
         "heartbeat": {
@@ -43,10 +49,13 @@ pub(super) fn status(shared: &Shared) -> Answer {
         },
         "channelSummary": [],
         "queuedSystemEvents": [],
-        "sessions": { "paths": [], "count": sessions, "defaults": {}, "recent": [], "byAgent": [] },
-        "connections": lock(&shared.peers).count(),
+        "sessions": { "paths": [], "count": count(shared, who), "defaults": {}, "recent": [], "byAgent": [] },
         "draining": shared.draining.is_cancelled(),
-    }))
+    });
+    if who.peer().is_none() {
+        status["connections"] = json!(lock(&shared.peers).count());
+    }
+    status
 }
 
 /// `system-presence`: the gateway itself; operator clients do not appear.
@@ -63,10 +72,10 @@ fn presence_row(shared: &Shared) -> Value {
 }
 
 /// The snapshot in the hello.
-pub(crate) fn snapshot(shared: &Shared, granted: &Granted) -> Value {
+pub(crate) fn snapshot(shared: &Shared, who: &Principal, granted: &Granted) -> Value {
     let may_read = granted.allows(SCOPE_READ);
-    let presence = if may_read { presence(shared) } else { json!([]) };
-    let health = if may_read { health(shared) } else { json!({}) };
+    let presence = if may_read && who.peer().is_none() { presence(shared) } else { json!([]) };
+    let health = if may_read { health(shared, who) } else { json!({}) };
     json!({
         "presence": presence, "health": health, "stateVersion": { "presence": 0, "health": 0 },
         "uptimeMs": uptime_ms(shared),
@@ -77,12 +86,15 @@ fn uptime_ms(shared: &Shared) -> u64 {
     u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `agents.list`.
-pub(super) fn agents(shared: &Shared) -> Value {
-    json!({
-        "defaultId": AGENT_ID, "mainKey": "main", "scope": "per-sender",
-        "agents": [{ "id": AGENT_ID, "name": shared.config.agent_name }],
-    })
+/// `agents.list`: those that the caller may talk to.
+pub(super) fn agents(call: &Call<'_>) -> Value {
+    let is_allowed = call.conn.rules().is_none_or(|rules| rules.agents.allow(AGENT_ID));
+    let agents = if is_allowed {
+        json!([{ "id": AGENT_ID, "name": call.shared.config.agent_name }])
+    } else {
+        json!([])
+    };
+    json!({ "defaultId": AGENT_ID, "mainKey": "main", "scope": "per-sender", "agents": agents })
 }
 
 /// `agent.identity.get`.

@@ -12,19 +12,44 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
-use crate::peers::Conn;
-use crate::shared::Shared;
+use crate::conn::Conn;
+use crate::denial::{self, Rule};
+use crate::keys::{full_key, target};
+use crate::principal::Principal;
+use crate::shared::{Shared, lock};
 
+mod admission;
 pub(crate) mod chat;
 mod device;
+mod inbox;
 pub(crate) mod info;
 mod run;
 mod setup;
 
-/// The events that a client may see.
-pub(crate) const EVENTS: [&str; 6] =
-    ["connect.challenge", "tick", "chat", "shutdown", "device.pair.requested", "device.pair.resolved"];
+/// The events that a client may see, and whether a peer may.
+const EVENTS: [(&str, For); 6] = [
+    ("connect.challenge", For::All),
+    ("tick", For::All),
+    ("chat", For::All),
+    ("shutdown", For::All),
+    ("device.pair.requested", For::Owner),
+    ("device.pair.resolved", For::Owner),
+];
+
+/// Whose something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    All,
+    Owner,
+}
+
+impl For {
+    fn is(self, who: &Principal) -> bool {
+        self == Self::All || who.peer().is_none()
+    }
+}
 
 /// What a method gives.
 type Answer = Result<Value, ErrorShape>;
@@ -55,31 +80,46 @@ const MAX_WORDS: usize = 512;
 
 type Handler = fn(&Call<'_>) -> Step;
 
-/// Every method: its name, the scope it needs, what it does. The hello lists exactly these.
-const METHODS: [(&str, Option<&str>, Handler); 18] = [
-    ("health", None, |call| Step::Now(Ok(info::health(call.shared)))),
-    ("status", Some(SCOPE_READ), |call| Step::Now(info::status(call.shared))),
-    ("system-presence", Some(SCOPE_READ), |call| Step::Now(Ok(info::presence(call.shared)))),
-    ("gateway.identity.get", Some(SCOPE_READ), |call| Step::Now(json(&call.shared.config.identity))),
-    ("agents.list", Some(SCOPE_READ), |call| Step::Now(Ok(info::agents(call.shared)))),
-    ("agent.identity.get", Some(SCOPE_READ), |call| Step::Now(Ok(info::agent_identity(call.shared)))),
-    ("agent", Some(SCOPE_WRITE), run::agent),
-    ("agent.wait", Some(SCOPE_WRITE), run::wait),
-    ("chat.send", Some(SCOPE_WRITE), run::chat_send),
-    ("chat.history", Some(SCOPE_READ), |call| Step::Now(chat::history(call))),
-    ("chat.abort", Some(SCOPE_WRITE), |call| Step::Now(chat::abort(call))),
-    ("sessions.list", Some(SCOPE_READ), |call| Step::Now(chat::sessions(call))),
-    ("sessions.messages.subscribe", Some(SCOPE_READ), |call| Step::Now(chat::subscribe(call))),
-    ("device.pair.list", Some(SCOPE_PAIRING), |call| Step::Now(Ok(device::list(call.shared)))),
-    ("device.pair.approve", Some(SCOPE_PAIRING), device::approve),
-    ("device.pair.reject", Some(SCOPE_PAIRING), |call| Step::Now(device::reject(call))),
-    ("device.pair.remove", Some(SCOPE_PAIRING), device::remove),
-    ("device.pair.setupCode", Some(SCOPE_ADMIN), |call| Step::Now(setup::mint(call))),
+/// Every method: its name, whose it is, the scope it needs, what it does. The hello lists exactly these.
+const METHODS: [(&str, For, Option<&str>, Handler); 24] = [
+    ("health", For::All, None, |call| Step::Now(Ok(info::health(call.shared, &call.conn.principal)))),
+    ("status", For::All, Some(SCOPE_READ), |call| Step::Now(Ok(info::status(call)))),
+    ("system-presence", For::Owner, Some(SCOPE_READ), |call| Step::Now(Ok(info::presence(call.shared)))),
+    ("gateway.identity.get", For::All, Some(SCOPE_READ), |call| {
+        Step::Now(json(&call.shared.config.identity))
+    }),
+    ("agents.list", For::All, Some(SCOPE_READ), |call| Step::Now(Ok(info::agents(call)))),
+    ("agent.identity.get", For::Owner, Some(SCOPE_READ), |call| {
+        Step::Now(Ok(info::agent_identity(call.shared)))
+    }),
+    ("agent", For::All, Some(SCOPE_WRITE), run::agent),
+    ("agent.wait", For::All, Some(SCOPE_WRITE), run::wait),
+    ("chat.send", For::All, Some(SCOPE_WRITE), run::chat_send),
+    ("chat.history", For::All, Some(SCOPE_READ), |call| Step::Now(chat::history(call))),
+    ("chat.abort", For::All, Some(SCOPE_WRITE), |call| Step::Now(chat::abort(call))),
+    ("sessions.list", For::Owner, Some(SCOPE_READ), |call| Step::Now(chat::sessions(call))),
+    ("sessions.messages.subscribe", For::All, Some(SCOPE_READ), |call| Step::Now(chat::subscribe(call))),
+    ("device.pair.list", For::Owner, Some(SCOPE_PAIRING), |call| Step::Now(Ok(device::list(call.shared)))),
+    ("device.pair.approve", For::Owner, Some(SCOPE_PAIRING), device::approve),
+    ("device.pair.reject", For::Owner, Some(SCOPE_PAIRING), |call| Step::Now(device::reject(call))),
+    ("device.pair.remove", For::Owner, Some(SCOPE_PAIRING), device::remove),
+    ("device.pair.setupCode", For::Owner, Some(SCOPE_ADMIN), |call| Step::Now(setup::mint(call))),
+    ("mesh.inbox.list", For::Owner, Some(SCOPE_PAIRING), |call| Step::Now(Ok(inbox::list(call.shared)))),
+    ("mesh.inbox.show", For::Owner, Some(SCOPE_PAIRING), |call| Step::Now(inbox::show(call))),
+    ("mesh.inbox.approve", For::Owner, Some(SCOPE_PAIRING), inbox::approve),
+    ("mesh.inbox.reject", For::Owner, Some(SCOPE_PAIRING), inbox::reject),
+    ("mesh.pause", For::Owner, Some(SCOPE_PAIRING), |call| inbox::pause(call, true)),
+    ("mesh.resume", For::Owner, Some(SCOPE_PAIRING), |call| inbox::pause(call, false)),
 ];
 
 /// The names that the hello lists.
-pub(crate) fn names() -> Vec<String> {
-    METHODS.iter().map(|(name, ..)| (*name).to_owned()).collect()
+pub(crate) fn names(who: &Principal) -> Vec<String> {
+    METHODS.iter().filter(|(_, whose, ..)| whose.is(who)).map(|(name, ..)| (*name).to_owned()).collect()
+}
+
+/// The events that the hello lists.
+pub(crate) fn events(who: &Principal) -> Vec<String> {
+    EVENTS.iter().filter(|(_, whose)| whose.is(who)).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 /// Takes the requests of one connection.
@@ -140,15 +180,27 @@ impl Desk {
     }
 }
 
-/// Checks the scope before anything else of a request is looked at.
+/// Checks who calls, and with which scope, before anything else of a request is looked at.
 fn dispatch(call: &Call<'_>) -> Step {
+    if let Err(denied) = count(call) {
+        return Step::Now(Err(denied));
+    }
     let name = &*call.request.method;
     let known = METHODS.iter().find(|(method, ..)| *method == name);
-    let Some((_, scope, handler)) = known else { return Step::Now(Err(unknown(call))) };
-    match scope.filter(|scope| !call.conn.granted.allows(scope)) {
-        Some(missing) => Step::Now(Err(ErrorShape::missing_scope(missing))),
-        None => handler(call),
+    let Some((_, whose, scope, handler)) = known else { return Step::Now(Err(unknown(call))) };
+    if let Some(missing) = scope.filter(|scope| !call.conn.granted.allows(scope)) {
+        return Step::Now(Err(ErrorShape::missing_scope(missing)));
     }
+    // What is the owner's does not exist for others.
+    if whose.is(&call.conn.principal) { handler(call) } else { Step::Now(Err(unknown(call))) }
+}
+
+/// Counts a request of a peer.
+fn count(call: &Call<'_>) -> Result<(), ErrorShape> {
+    let (Some(member), Some(rules)) = (call.conn.principal.peer(), call.conn.rules()) else { return Ok(()) };
+    let most = rules.requests_per_minute;
+    let counted = lock(&call.shared.meters).request(&member.key, most, Instant::now());
+    counted.map_err(|wait| denial::later(Rule::RequestsPerMinute, most, wait))
 }
 
 /// What is no method. As at the real gateway, only an admin learns that it is none.
@@ -185,6 +237,26 @@ fn reply(conn: &Conn, id: &str, answer: &Answer) {
 }
 
 impl Call<'_> {
+    /// The session that a key means to this client.
+    fn session(&self, key: &str) -> Result<String, ErrorShape> {
+        self.allowed(full_key(key)?)
+    }
+
+    /// The session that a `sessionKey` and an `agentId` mean to this client.
+    fn target(&self, key: Option<&str>, agent: Option<&str>) -> Result<String, ErrorShape> {
+        self.allowed(target(key, agent)?)
+    }
+
+    fn allowed(&self, full: String) -> Result<String, ErrorShape> {
+        let agent = full.split(':').nth(1).unwrap_or_default().to_owned();
+        let (session, name) = self.conn.session(full);
+        match self.conn.rules() {
+            Some(rules) if !rules.agents.allow(&agent) => Err(denial::forbidden(Rule::Agents)),
+            Some(rules) if !rules.sessions.allow(&name) => Err(denial::forbidden(Rule::Sessions)),
+            _ => Ok(session),
+        }
+    }
+
     /// For a request that has to wait: taken before it changes anything.
     fn permit(&self) -> Result<OwnedSemaphorePermit, ErrorShape> {
         Arc::clone(self.waiting)
@@ -235,8 +307,33 @@ mod tests {
             "device.pair.reject",
             "device.pair.remove",
             "device.pair.setupCode",
+            "mesh.inbox.list",
+            "mesh.inbox.show",
+            "mesh.inbox.approve",
+            "mesh.inbox.reject",
+            "mesh.pause",
+            "mesh.resume",
         ];
-        assert_eq!(names(), listed);
+        assert_eq!(names(&Principal::Owner), listed);
+    }
+
+    #[test]
+    fn a_peer_may_talk_and_look_after_what_is_his() {
+        let peer = Principal::Peer(Default::default());
+        let listed = [
+            "health",
+            "status",
+            "gateway.identity.get",
+            "agents.list",
+            "agent",
+            "agent.wait",
+            "chat.send",
+            "chat.history",
+            "chat.abort",
+            "sessions.messages.subscribe",
+        ];
+        assert_eq!(names(&peer), listed);
+        assert_eq!(events(&peer), ["connect.challenge", "tick", "chat", "shutdown"]);
     }
 
     #[test]

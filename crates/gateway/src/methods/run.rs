@@ -9,17 +9,16 @@ use openclaw_protocol::methods::agent::{Agent, AgentAck, AgentWait, AgentWaited}
 use openclaw_protocol::methods::chat::ChatSend;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use serde_json::json;
+use tokio::time::timeout;
 
-use super::{Call, Step, json as to_json, reply};
+use super::admission::{Start, admit};
+use super::{Call, Step, json as to_json};
 use crate::agent::Sender;
-use crate::gateway::start_lane;
-use crate::keys::{AGENT_ID, full_key, target};
-use crate::outcome::{Done, Outcome};
-use crate::runs::{Admission, Job, Origin, Run, provenance_texts};
+use crate::denial::{self, Rule};
+use crate::keys::AGENT_ID;
+use crate::runs::{Job, Origin, Run, provenance_texts};
 use crate::secret::sha256;
-use crate::sessions::Past;
 use crate::shared::{lock, now_ms};
 
 /// `agent.wait` without a limit waits so long.
@@ -44,13 +43,14 @@ struct Extras {
 pub(super) fn agent(call: &Call<'_>) -> Step {
     let admitted = agent_job(call).and_then(|job| admit(call, job));
     match admitted {
-        Ok(Start::Queued) => Step::Answered,
-        Ok(Start::Running(run)) => Step::Now(to_json(&AgentAck {
+        Ok(Start::Taken) => Step::Answered,
+        Ok(Start::Running { run, held }) => Step::Now(to_json(&AgentAck {
             run_id: run.id.clone(),
             status: "in_flight".to_owned(),
-            session_key: Some(run.session.clone()),
+            session_key: Some(call.conn.shown(&run.session)),
             agent_id: Some(AGENT_ID.to_owned()),
             accepted_at: None,
+            held: held.then_some(true),
         })),
         Ok(Start::Over(done)) => {
             let text = encode_response(&call.request.id, done.payload.as_deref(), done.error.as_ref());
@@ -69,7 +69,7 @@ fn agent_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
     if params.message.is_empty() {
         return Err(call.invalid(&"at /message: must NOT have fewer than 1 characters"));
     }
-    let session = target(params.session_key.as_deref(), params.agent_id.as_deref())?;
+    let session = call.target(params.session_key.as_deref(), params.agent_id.as_deref())?;
     if let Some(provenance) = &params.input_provenance
         && provenance_texts(provenance).any(|text| text.chars().count() > MAX_PROVENANCE)
     {
@@ -87,8 +87,8 @@ fn agent_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
 /// Starts a turn whose reply is told by events and history only. Runs never merge, and `/text` is text.
 pub(super) fn chat_send(call: &Call<'_>) -> Step {
     match chat_job(call).and_then(|job| admit(call, job)) {
-        Ok(Start::Queued) => Step::Answered,
-        Ok(Start::Running(run)) => Step::Now(Ok(json!({ "runId": run.id, "status": "in_flight" }))),
+        Ok(Start::Taken) => Step::Answered,
+        Ok(Start::Running { run, .. }) => Step::Now(Ok(json!({ "runId": run.id, "status": "in_flight" }))),
         Ok(Start::Over(done)) => Step::Now(Ok(done.chat_ack.clone())),
         Err(error) => Step::Now(Err(error)),
     }
@@ -103,7 +103,7 @@ fn chat_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
     if params.message.trim().is_empty() {
         return Err(ErrorShape::invalid("message or attachment required"));
     }
-    let session = full_key(&params.session_key)?;
+    let session = call.session(&params.session_key)?;
     let limit = extras.timeout_ms.filter(|&ms| ms > 0).map(Duration::from_millis);
     let mut job = job(call, Origin::Chat, params.idempotency_key, session, params.message)?;
     job.timeout = bounded(call, limit);
@@ -119,6 +119,11 @@ fn job(
 ) -> Result<Job, ErrorShape> {
     if !is_key(&key) {
         return Err(call.invalid(&"at /idempotencyKey: must be 1 to 512 printable characters"));
+    }
+    if let Some(rules) = call.conn.rules()
+        && message.len() > rules.message_bytes
+    {
+        return Err(denial::too_much(Rule::MessageBytes, rules.message_bytes));
     }
     let client = &call.conn.client;
     let mut shown = json!({ "id": client.id, "mode": client.mode });
@@ -160,80 +165,6 @@ fn bounded(call: &Call<'_>, limit: Option<Duration>) -> Option<Duration> {
     limit.map(|limit| limit.min(call.shared.config.timing.run))
 }
 
-/// What a request to run has led to.
-enum Start {
-    /// It waits, and has been acknowledged.
-    Queued,
-    /// Its key is that of a run which is not over.
-    Running(Arc<Run>),
-    /// Its key is that of a run which is.
-    Over(Arc<Done>),
-}
-
-/// Queues a job and acknowledges it; or finds the run that had its key before, and never runs that again.
-fn admit(call: &Call<'_>, job: Job) -> Result<Start, ErrorShape> {
-    let run = Arc::clone(&job.run);
-    let now = Instant::now();
-    // Held to the end: a run cannot end in between, and the acknowledgement is queued before its lane can answer.
-    let mut runs = lock(&call.shared.runs);
-    if let Some(known) = runs.known(&run, now) {
-        return repeat(&run, &known);
-    }
-    if let Some(past) = lock(&call.shared.sessions).past(&run, &job.message) {
-        return remember(&run, past);
-    }
-    match runs.admit(job, now) {
-        Admission::Queued { starts_lane } => {
-            reply(call.conn, &call.request.id, &Ok(acknowledgement(&run)));
-            drop(runs);
-            if starts_lane {
-                start_lane(call.shared, run.session.clone());
-            }
-            Ok(Start::Queued)
-        }
-        Admission::Known(known) => repeat(&run, &known),
-        Admission::Refused(error) => Err(error),
-    }
-}
-
-/// A key that the table of runs knows. As at the real gateway, `agent` does not compare the input.
-fn repeat(run: &Run, known: &Arc<Run>) -> Result<Start, ErrorShape> {
-    let same_input = known.digest == run.digest && known.session == run.session;
-    if known.who != run.who || (run.origin == Origin::Chat && !same_input) {
-        return Err(conflict());
-    }
-    Ok(known.done().map_or_else(|| Start::Running(Arc::clone(known)), Start::Over))
-}
-
-/// A key that only the history knows: answered from there. What it does not tell is not found out by a second turn.
-fn remember(run: &Run, past: Past) -> Result<Start, ErrorShape> {
-    if past.who != run.who || (run.origin == Origin::Chat && !past.same_input) {
-        return Err(conflict());
-    }
-    let Some(reply) = past.reply else {
-        let error =
-            ErrorShape::invalid("the run of this idempotencyKey ended without a reply; use a new key");
-        return Err(error.with_details(json!({ "reason": "run-over" })));
-    };
-    Ok(Start::Over(Arc::new(Done::new(&run.id, &Outcome::Reply(reply), 0, past.ts))))
-}
-
-/// Somebody's key is nobody else's: it would give him the reply.
-fn conflict() -> ErrorShape {
-    ErrorShape::invalid("idempotencyKey was used with other input")
-        .with_details(json!({ "reason": "chat-request-conflict" }))
-}
-
-fn acknowledgement(run: &Run) -> Value {
-    match run.origin {
-        Origin::Agent | Origin::A2a => json!({
-            "runId": run.id, "sessionKey": run.session, "agentId": AGENT_ID, "status": "accepted",
-            "acceptedAt": run.accepted_at,
-        }),
-        Origin::Chat => json!({ "runId": run.id, "status": "started" }),
-    }
-}
-
 /// Is this run over? A run that is not known may only be not known yet: that is waited for, too.
 pub(super) fn wait(call: &Call<'_>) -> Step {
     let params: AgentWait = match call.params() {
@@ -250,7 +181,7 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
     };
     let limit = params.timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis);
     let limit = limit.min(call.shared.config.timing.run);
-    let shared = Arc::clone(call.shared);
+    let (shared, who) = (Arc::clone(call.shared), call.conn.who());
     Step::Later(
         permit,
         Box::pin(async move {
@@ -259,7 +190,7 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
                 status: "timeout".to_owned(),
                 ..AgentWaited::default()
             };
-            let Some(run) = lock(&shared.runs).find(&params.run_id) else {
+            let Some(run) = lock(&shared.runs).find(&params.run_id, &who) else {
                 tokio::time::sleep(limit).await;
                 return to_json(&expired);
             };

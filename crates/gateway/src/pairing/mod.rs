@@ -22,10 +22,13 @@ mod stored;
 /// How long a request waits for its approval.
 const REQUEST_LIFE: Duration = Duration::from_secs(300);
 /// The most that any remote device can get.
-const REMOTE_SCOPES: [&str; 2] = [SCOPE_READ, SCOPE_WRITE];
+pub(crate) const REMOTE_SCOPES: [&str; 2] = [SCOPE_READ, SCOPE_WRITE];
 
 /// How a device was approved that came over loopback with the owner's token.
 const VIA_LOOPBACK: &str = "silent";
+
+/// How a device was let in that the registry or the policy names.
+const VIA_ACCESS: &str = "registry";
 
 /// One moment on both clocks: the wall's for people, the monotonic one for deadlines.
 #[derive(Debug, Clone, Copy)]
@@ -279,6 +282,24 @@ impl Pairing {
             return Ok(false);
         }
         self.admit(claim, VIA_LOOPBACK, None, now).map(|_| true)
+    }
+
+    /// Lets the device of a member in, unless it is in already; says whether anything changed. It keeps a token as any
+    /// other does, so that it need not be told apart where tokens are shown.
+    pub(crate) fn enrol(&mut self, claim: &Claim, now: Now) -> Result<bool, ErrorShape> {
+        if self.paired.contains_key(&claim.device_id) {
+            return Ok(false);
+        }
+        self.pending.retain(|pending| pending.claim.device_id != claim.device_id);
+        let claim = Claim { scopes: REMOTE_SCOPES.map(str::to_owned).to_vec(), ..claim.clone() };
+        self.admit(claim, VIA_ACCESS, None, now).map(|_| true)
+    }
+
+    /// Forgets the devices that were let in as members' and are so no more; says whether there were any.
+    pub(crate) fn forget_members(&mut self, is_members: impl Fn(&str) -> bool) -> bool {
+        let before = self.paired.len();
+        self.paired.retain(|id, device| device.approved_via != VIA_ACCESS || is_members(id));
+        self.paired.len() < before
     }
 
     fn admit(

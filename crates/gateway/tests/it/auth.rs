@@ -97,7 +97,6 @@ async fn wrong_and_missing_credentials_are_told_apart() {
         let cases = [
             (none.clone(), "DEVICE_IDENTITY_REQUIRED"),
             (Hello::token(""), "DEVICE_IDENTITY_REQUIRED"),
-            (none.clone().device(1), "AUTH_TOKEN_MISSING"),
             (Hello::token("wrong"), "AUTH_TOKEN_MISMATCH"),
             (Hello::token("wrong").device(1), "AUTH_TOKEN_MISMATCH"),
             (Hello::token(&token), "AUTH_TOKEN_MISMATCH"),
@@ -115,6 +114,8 @@ async fn wrong_and_missing_credentials_are_told_apart() {
             assert_eq!(client.close().await, (1008, message));
         }
     }
+    let asks = gateway.try_connect(&none.device(2), BOB).await;
+    assert_eq!(code(&asks), "PAIRING_REQUIRED", "to ask, no token is needed");
     let hint = gateway.try_connect(&Hello::token("wrong").device(1), LOCAL).await;
     assert_eq!(hint["error"]["details"]["canRetryWithDeviceToken"], true);
 }

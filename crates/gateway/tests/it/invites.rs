@@ -151,7 +151,9 @@ async fn guesses_of_codes_lock_the_address_out_for_codes_only() {
     for _ in 0..10 {
         assert_eq!(detail(&gateway.try_connect(&wrong, BOB).await), "AUTH_BOOTSTRAP_TOKEN_INVALID");
     }
-    assert_eq!(detail(&gateway.try_connect(&hello(&right), BOB).await), "AUTH_RATE_LIMITED");
+    assert_eq!(detail(&gateway.try_connect(&wrong, BOB).await), "AUTH_RATE_LIMITED");
+    let invited = gateway.try_connect(&hello(&right), BOB).await;
+    assert_eq!(detail(&invited), "PAIRING_REQUIRED", "who shares the address of a guesser is not locked out");
     let shared = Hello::token(TOKEN).device(3);
     assert_eq!(detail(&gateway.try_connect(&shared, BOB).await), "PAIRING_REQUIRED");
     assert_eq!(detail(&gateway.try_connect(&hello(&right), CAROL).await), "PAIRING_REQUIRED");

@@ -68,6 +68,9 @@ pub struct AgentAck {
     /// When it was accepted, milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_at: Option<i64>,
+    /// Of agent-mesh's own gateway: it waits until its owner lets it run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
 }
 
 /// The second answer to `agent`, or the cached one to a key that finished in the last five minutes.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 pub mod agent;
 pub mod chat;
 pub mod device;
+pub mod inbox;
 pub mod info;
 pub mod sessions;
 

@@ -108,7 +108,6 @@ fn received(turn: &Turn) -> NewMessage {
         via: match turn.origin {
             Origin::Agent => Via::Agent,
             Origin::Chat => Via::Chat,
-            Origin::A2a => Via::A2a,
         },
         session: turn.session_key.clone(),
         thread: header.as_ref().and_then(|header| header.thread.as_deref()).map(shortened),

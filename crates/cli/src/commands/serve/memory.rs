@@ -38,9 +38,8 @@ fn pasts(found: Result<Vec<Stored>, ArchiveError>) -> io::Result<Vec<Past>> {
 
 fn past(row: Stored) -> Past {
     let origin = match row.record.via {
-        Via::Agent => Origin::Agent,
         Via::Chat => Origin::Chat,
-        Via::A2a => Origin::A2a,
+        _ => Origin::Agent,
     };
     let end = match (row.record.state, row.record.reply) {
         (State::Replied, Some(reply)) => End::Replied(reply.text),

@@ -2,135 +2,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
-use openclaw_protocol::methods::agent::InputProvenance;
-use serde_json::{Value, json};
-use tokio::sync::watch;
+use serde_json::json;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::agent::Sender;
 use crate::config::Limits;
-use crate::outbox::Outbox;
 use crate::outcome::Done;
 use crate::shares::{Share, Shares, Who};
 
-/// Through which method a run was started. A key is known per method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// `agent`.
-    Agent,
-    /// `chat.send`.
-    Chat,
-    /// A task of an A2A client.
-    A2a,
-}
+mod held;
+mod job;
 
-/// A run, from its acceptance until it is forgotten. What it was told lives in its [`Job`], not here.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) id: String,
-    pub(crate) origin: Origin,
-    pub(crate) session: String,
-    /// Who started it. Its key is nobody else's.
-    pub(crate) who: Who,
-    /// The hash of its message.
-    pub(crate) digest: [u8; 32],
-    pub(crate) accepted_at: i64,
-    /// Somebody wants it to stop.
-    pub(crate) abort: CancellationToken,
-    done: watch::Sender<Option<Arc<Done>>>,
-    events: AtomicU64,
-}
+pub(crate) use held::HeldRun;
+pub use job::Origin;
+pub(crate) use job::{Job, Run, provenance_size, provenance_texts};
 
-impl Run {
-    pub(crate) fn new(
-        id: String,
-        origin: Origin,
-        session: String,
-        who: Who,
-        digest: [u8; 32],
-        accepted_at: i64,
-    ) -> Self {
-        Self {
-            id,
-            origin,
-            session,
-            who,
-            digest,
-            accepted_at,
-            abort: CancellationToken::new(),
-            done: watch::Sender::new(None),
-            events: AtomicU64::new(0),
-        }
-    }
-
-    /// How it ended, if it has.
-    pub(crate) fn done(&self) -> Option<Arc<Done>> {
-        self.done.borrow().clone()
-    }
-
-    /// Waits for its end.
-    pub(crate) async fn wait(&self) -> Option<Arc<Done>> {
-        let mut done = self.done.subscribe();
-        done.wait_for(Option::is_some).await.ok().and_then(|done| done.clone())
-    }
-
-    /// Whether the owner started it, who is counted by his device, or as nobody without one. No key of a peer has 64
-    /// digits.
-    pub(crate) fn is_owners(&self) -> bool {
-        let is_device = |who: &str| who.len() == 64 && who.bytes().all(|byte| byte.is_ascii_hexdigit());
-        self.who.as_deref().is_none_or(is_device)
-    }
-
-    /// What its names take, roughly.
-    fn size(&self) -> usize {
-        // Once in the run, once as the key of the table.
-        2 * self.id.len() + self.session.len()
-    }
-
-    /// A number for the next event of this run.
-    pub(crate) fn next_event(&self) -> u64 {
-        self.events.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
-/// A run that waits for its turn, with all that is needed to execute it.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) run: Arc<Run>,
-    pub(crate) message: String,
-    pub(crate) provenance: Option<InputProvenance>,
-    pub(crate) sender: Sender,
-    /// The client as it stands in the history.
-    pub(crate) client: Value,
-    /// The caller's own limit.
-    pub(crate) timeout: Option<Duration>,
-    /// Who gets the second answer, under which request id.
-    pub(crate) reply_to: Option<(Arc<Outbox>, String)>,
-}
-
-impl Job {
-    /// What it holds while it waits, beside what is the same for every job.
-    fn size(&self) -> usize {
-        self.message.len() + self.provenance.as_ref().map_or(0, provenance_size) + self.run.size()
-    }
-}
-
-/// The bytes of a provenance.
-pub(crate) fn provenance_size(provenance: &InputProvenance) -> usize {
-    provenance_texts(provenance).map(str::len).sum()
-}
-
-/// The texts of a provenance.
-pub(crate) fn provenance_texts(provenance: &InputProvenance) -> impl Iterator<Item = &str> {
-    let InputProvenance { kind, source_session_key, source_channel, source_tool } = provenance;
-    let optional = [source_session_key, source_channel, source_tool];
-    optional.into_iter().flatten().chain([kind]).map(String::as_str)
-}
+/// By what a run is found: the peer that it is of, the method that started it, its key.
+type Place = (Option<String>, Origin, String);
 
 /// What became of a request to run.
 #[derive(Debug)]
@@ -146,8 +36,14 @@ pub(crate) enum Admission {
 /// All runs.
 #[derive(Debug)]
 pub(crate) struct Runs {
-    table: HashMap<(Origin, String), Arc<Run>>,
+    table: HashMap<Place, Arc<Run>>,
     lanes: HashMap<String, Lane>,
+    /// Those that wait for the owner's word, oldest first.
+    held: Vec<HeldRun>,
+    /// How many were held so far.
+    arrivals: u64,
+    /// Runs that wait in a lane or execute.
+    active: Shares,
     /// Oldest first.
     finished: VecDeque<Finished>,
     cached: Shares,
@@ -176,6 +72,9 @@ impl Runs {
         Self {
             table: HashMap::new(),
             lanes: HashMap::new(),
+            held: Vec::new(),
+            arrivals: 0,
+            active: Shares::default(),
             finished: VecDeque::new(),
             cached: Shares::default(),
             queued: Shares::default(),
@@ -190,27 +89,42 @@ impl Runs {
         if let Some(known) = self.known(&job.run, now) {
             return Admission::Known(known);
         }
+        if let Err(error) = self.make_known(&job) {
+            return Admission::Refused(error);
+        }
+        Admission::Queued { starts_lane: self.enqueue(job) }
+    }
+
+    /// From now on its key is known and it counts as one that waits; unless there is no room.
+    fn make_known(&mut self, job: &Job) -> Result<(), ErrorShape> {
         if self.draining {
-            return Admission::Refused(restarting(job.run.origin));
+            return Err(restarting(job.run.origin));
         }
-        if !self.has_room(&job) {
-            return Admission::Refused(ErrorShape::unavailable(
-                "too many runs are waiting",
-                "queue-full",
-                1000,
-            ));
+        if !self.has_room(job) {
+            return Err(ErrorShape::unavailable("too many runs are waiting", "queue-full", 1000));
         }
-        let starts_lane = !self.lanes.contains_key(&job.run.session);
-        self.table.insert((job.run.origin, job.run.id.clone()), Arc::clone(&job.run));
+        self.table.insert(job.run.place(), Arc::clone(&job.run));
         self.queued.add(&job.run.who, job.size());
+        Ok(())
+    }
+
+    /// Puts it at the end of its session's lane; says whether there was none.
+    fn enqueue(&mut self, job: Job) -> bool {
+        let starts_lane = !self.lanes.contains_key(&job.run.session);
+        self.active.add(&job.run.who, 0);
         self.lanes.entry(job.run.session.clone()).or_default().queue.push_back(job);
-        Admission::Queued { starts_lane }
+        starts_lane
+    }
+
+    /// How many runs of somebody wait in a lane or execute.
+    pub(crate) fn active(&self, who: &Who) -> usize {
+        self.active.of(who).runs
     }
 
     /// The run that has this run's key already.
     pub(crate) fn known(&mut self, run: &Run, now: Instant) -> Option<Arc<Run>> {
         self.forget_old(now);
-        self.table.get(&(run.origin, run.id.clone())).cloned()
+        self.table.get(&run.place()).cloned()
     }
 
     /// Each waiting run costs some kilobytes whatever its message, so runs are counted as well as bytes; and nobody may
@@ -255,9 +169,10 @@ impl Runs {
         self.finished.push_back(Finished { run: Arc::clone(run), at: now, bytes });
         self.cached.add(&run.who, bytes);
         if let Some(lane) = self.lanes.get_mut(&run.session)
-            && lane.current.as_ref().is_some_and(|now| now.id == run.id && now.origin == run.origin)
+            && lane.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, run))
         {
             lane.current = None;
+            self.active.remove(&run.who, 0);
         }
         run.done.send_replace(Some(done));
         self.forget_old(now);
@@ -290,25 +205,31 @@ impl Runs {
 
     fn forget(&mut self, old: &Finished) {
         self.cached.remove(&old.run.who, old.bytes);
-        self.table.remove(&(old.run.origin, old.run.id.clone()));
+        self.table.remove(&old.run.place());
     }
 
-    /// A run by its id, whatever started it.
-    pub(crate) fn find(&self, id: &str) -> Option<Arc<Run>> {
-        let by = |origin| self.table.get(&(origin, id.to_owned())).cloned();
-        [Origin::Agent, Origin::Chat, Origin::A2a].into_iter().find_map(by)
+    /// A run by its id, whatever method started it. A peer finds his own; the owner his before those of others.
+    pub(crate) fn find(&self, id: &str, by: &Who) -> Option<Arc<Run>> {
+        let whose = by.peer().map(str::to_owned);
+        let of = |origin| self.table.get(&(whose.clone(), origin, id.to_owned())).cloned();
+        let others = || self.table.values().find(|run| by.peer().is_none() && run.id == id).cloned();
+        of(Origin::Agent).or_else(|| of(Origin::Chat)).or_else(others)
     }
 
     /// Takes runs out of a session that somebody wants to stop: the waiting ones are given back to be finished, the
-    /// executing one is told. `wanted` none means all of them.
-    pub(crate) fn abort(&mut self, session: &str, wanted: Option<&str>) -> (Vec<Job>, Option<String>) {
+    /// executing one is told.
+    pub(crate) fn abort(
+        &mut self,
+        session: &str,
+        is_wanted: impl Fn(&Run) -> bool,
+    ) -> (Vec<Job>, Option<String>) {
         let Some(lane) = self.lanes.get_mut(session) else { return (Vec::new(), None) };
-        let is_wanted = |run: &Run| wanted.is_none_or(|id| id == run.id);
         let all = std::mem::take(&mut lane.queue);
         let (stopped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|job| is_wanted(&job.run));
         lane.queue = kept.into();
         for job in &stopped {
             self.queued.remove(&job.run.who, job.size());
+            self.active.remove(&job.run.who, 0);
         }
         let current = lane.current.as_ref().filter(|run| is_wanted(run));
         if let Some(run) = current {
@@ -317,10 +238,13 @@ impl Runs {
         (stopped, current.map(|run| run.id.clone()))
     }
 
-    /// The executing run of a session, and the waiting ones.
-    pub(crate) fn of_session(&self, session: &str) -> (Option<Arc<Run>>, Vec<String>) {
-        let Some(lane) = self.lanes.get(session) else { return (None, Vec::new()) };
-        (lane.current.clone(), lane.queue.iter().map(|job| job.run.id.clone()).collect())
+    /// The executing run of a session, and the waiting ones: those that are held after the others.
+    pub(crate) fn of_session(&self, session: &str) -> (Option<Arc<Run>>, Vec<(String, bool)>) {
+        let lane = self.lanes.get(session);
+        let queued = lane.into_iter().flat_map(|lane| &lane.queue).map(|job| (job.run.id.clone(), false));
+        let held = self.held.iter().filter(|held| held.job.run.session == session);
+        let waiting = queued.chain(held.map(|held| (held.job.run.id.clone(), true))).collect();
+        (lane.and_then(|lane| lane.current.clone()), waiting)
     }
 
     /// Takes no new run from now on.
@@ -338,7 +262,6 @@ fn restarting(origin: Origin) -> ErrorShape {
     let method = match origin {
         Origin::Agent => "agent",
         Origin::Chat => "chat.send",
-        Origin::A2a => "SendMessage",
     };
     let message = format!("{method} unavailable during gateway restart");
     ErrorShape::unavailable(&message, "gateway-restarting", 1000).with_details(json!({
@@ -348,7 +271,11 @@ fn restarting(origin: Origin) -> ErrorShape {
 
 #[cfg(test)]
 mod tests {
+    use openclaw_protocol::methods::agent::InputProvenance;
+    use serde_json::Value;
+
     use super::*;
+    use crate::agent::Sender;
     use crate::outcome::Outcome;
 
     fn job(id: &str, session: &str) -> Job {
@@ -356,7 +283,7 @@ mod tests {
     }
 
     fn job_of(who: &str, id: &str, session: &str) -> Job {
-        let who = Some(who.to_owned());
+        let who = Who::Owner(Some(who.to_owned()));
         Job {
             run: Arc::new(Run::new(id.into(), Origin::Agent, session.into(), who, [0; 32], 0)),
             message: "hello".into(),
@@ -391,7 +318,7 @@ mod tests {
         assert!(starts(runs.admit(job("3", "b"), now)));
         let first = next(&mut runs, "a").unwrap();
         assert_eq!(first.run.id, "1");
-        assert_eq!(runs.of_session("a").1, ["2"]);
+        assert_eq!(runs.of_session("a").1, [("2".to_owned(), false)]);
         finish(&mut runs, &first, now);
         assert!(runs.of_session("a").0.is_none());
         assert_eq!(next(&mut runs, "a").unwrap().run.id, "2");
@@ -426,7 +353,8 @@ mod tests {
             let done = next(&mut runs, id).unwrap();
             finish(&mut runs, &done, now);
         }
-        assert!(runs.find("1").is_none() && runs.find("2").is_some() && runs.find("3").is_some());
+        let find = |id| runs.find(id, &Who::Owner(None));
+        assert!(find("1").is_none() && find("2").is_some() && find("3").is_some());
 
         let refused =
             |admission| matches!(admission, Admission::Refused(error) if error.code == "UNAVAILABLE");
@@ -470,8 +398,10 @@ mod tests {
             let done = next(&mut runs, id).unwrap();
             finish(&mut runs, &done, now);
         }
-        let kept: Vec<_> =
-            ["1", "2", "3", "4", "5"].into_iter().filter(|id| runs.find(id).is_some()).collect();
+        let kept: Vec<_> = ["1", "2", "3", "4", "5"]
+            .into_iter()
+            .filter(|id| runs.find(id, &Who::Owner(None)).is_some())
+            .collect();
         assert_eq!(kept, ["1", "4", "5"]);
     }
 
@@ -483,9 +413,9 @@ mod tests {
             runs.admit(job(id, id), now);
             let done = next(&mut runs, id).unwrap();
             finish(&mut runs, &done, now);
-            assert!(runs.find(id).is_some());
+            assert!(runs.find(id, &Who::Owner(None)).is_some());
         }
-        assert!(runs.find("1").is_none());
+        assert!(runs.find("1", &Who::Owner(None)).is_none());
     }
 
     #[test]
@@ -495,12 +425,32 @@ mod tests {
             runs.admit(job(id, "a"), now);
         }
         let first = next(&mut runs, "a").unwrap();
-        let (stopped, current) = runs.abort("a", Some("3"));
+        let (stopped, current) = runs.abort("a", |run| run.id == "3");
         assert_eq!((stopped.len(), current), (1, None));
         assert!(!first.run.abort.is_cancelled());
-        let (stopped, current) = runs.abort("a", None);
+        let (stopped, current) = runs.abort("a", |_| true);
         assert_eq!((stopped[0].run.id.as_str(), current.as_deref()), ("2", Some("1")));
         assert!(first.run.abort.is_cancelled() && runs.queued.total() == Share::default());
+    }
+
+    #[test]
+    fn a_key_of_one_peer_is_none_of_anothers() {
+        let (mut runs, now) = (runs(&Limits::default()), Instant::now());
+        let of = |peer: &str| {
+            let mut job = job("1", peer);
+            let who = Who::Peer(peer.to_owned());
+            job.run = Arc::new(Run::new("1".into(), Origin::Agent, peer.into(), who, [0; 32], 0));
+            job
+        };
+        for peer in ["alice", "bob"] {
+            assert!(matches!(runs.admit(of(peer), now), Admission::Queued { .. }), "{peer}");
+            assert_eq!(runs.active(&Who::Peer(peer.into())), 1);
+        }
+        let session = |who| runs.find("1", &who).map(|run| run.session.clone());
+        assert_eq!(session(Who::Peer("alice".into())).as_deref(), Some("alice"));
+        assert_eq!(session(Who::Peer("bob".into())).as_deref(), Some("bob"));
+        assert_eq!(session(Who::Peer("carol".into())), None);
+        assert!(session(Who::Owner(None)).is_some(), "the owner sees all");
     }
 
     #[test]

@@ -1,0 +1,109 @@
+//! One authenticated connection.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use openclaw_protocol::connect::{ClientInfo, Granted};
+
+use crate::auth::Way;
+use crate::keys::peer_session;
+use crate::outbox::Outbox;
+use crate::policy::Rules;
+use crate::principal::Principal;
+use crate::shared::lock;
+use crate::shares::Who;
+
+/// So many names of sessions are remembered; beyond them a session is shown by its full name.
+const MAX_NAMES: usize = 64;
+
+/// One authenticated connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    /// Counts the connections of this process.
+    pub(crate) number: u64,
+    /// Who it is.
+    pub(crate) principal: Principal,
+    /// What proved that.
+    pub(crate) way: Way,
+    /// What it says of itself.
+    pub(crate) client: ClientInfo,
+    /// What it may do.
+    pub(crate) granted: Granted,
+    /// The device that proved itself.
+    pub(crate) device: Option<String>,
+    /// Whether it hears only the sessions that it subscribed to.
+    pub(crate) session_scoped: bool,
+    /// How to tell it something.
+    pub(crate) outbox: Arc<Outbox>,
+    /// What the policy says of a peer now.
+    pub(crate) rules: Mutex<Option<Arc<Rules>>>,
+    /// How a peer calls its sessions: what it is told of them has the names that it knows.
+    pub(crate) names: Mutex<Names>,
+}
+
+impl Conn {
+    /// By what its runs are counted, and whose they are.
+    pub(crate) fn who(&self) -> Who {
+        match &self.principal {
+            Principal::Owner => Who::Owner(self.device.clone()),
+            Principal::Peer(member) => Who::Peer(member.key.clone()),
+        }
+    }
+
+    /// What the policy says of it; nothing of the owner.
+    pub(crate) fn rules(&self) -> Option<Arc<Rules>> {
+        lock(&self.rules).clone()
+    }
+
+    /// The session that it means by a full key, and what the rules call that. The owner means what he says.
+    pub(crate) fn session(&self, named: String) -> (String, String) {
+        let Some(member) = self.principal.peer() else {
+            let rest = named.splitn(3, ':').nth(2).unwrap_or_default().to_owned();
+            return (named, rest);
+        };
+        let (key, name) = peer_session(&named, &member.key);
+        if key != named {
+            lock(&self.names).remember(key.clone(), named);
+        }
+        (key, name)
+    }
+
+    /// How it calls a session.
+    pub(crate) fn shown(&self, session: &str) -> String {
+        let known = self.principal.peer().and_then(|_| lock(&self.names).of(session));
+        known.unwrap_or_else(|| session.to_owned())
+    }
+}
+
+/// Sessions and the names that a client has for them, the last used first.
+#[derive(Debug, Default)]
+pub(crate) struct Names(VecDeque<(String, String)>);
+
+impl Names {
+    fn remember(&mut self, session: String, name: String) {
+        self.0.retain(|(known, _)| *known != session);
+        self.0.truncate(MAX_NAMES - 1);
+        self.0.push_front((session, name));
+    }
+
+    fn of(&self, session: &str) -> Option<String> {
+        self.0.iter().find(|(known, _)| known == session).map(|(_, name)| name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_name_of_a_session_holds_and_few_are_kept() {
+        let mut names = Names::default();
+        names.remember("s".into(), "a".into());
+        names.remember("s".into(), "b".into());
+        assert_eq!(names.of("s").as_deref(), Some("b"));
+        for i in 0..1000 {
+            names.remember(format!("s{i}"), "x".into());
+        }
+        assert_eq!((names.0.len(), names.of("s")), (MAX_NAMES, None));
+    }
+}

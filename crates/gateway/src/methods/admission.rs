@@ -1,0 +1,165 @@
+//! What becomes of a request to run: it is queued, held, known already, or refused.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+
+use openclaw_protocol::ErrorShape;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Call, reply};
+use crate::conn::Conn;
+use crate::denial::{self, Rule};
+use crate::gateway::start_lane;
+use crate::keys::AGENT_ID;
+use crate::lane;
+use crate::outcome::{Done, Outcome};
+use crate::policy::{Mode, Rules};
+use crate::principal::Member;
+use crate::runs::{Admission, HeldRun, Job, Origin, Run, Runs};
+use crate::sessions::Past;
+use crate::shared::{Shared, lock, now_ms};
+use crate::shares::Who;
+
+/// After a peer has too many runs at a time, one of them may be over so soon.
+const SOON_MS: u64 = 1000;
+
+/// What a request to run has led to.
+pub(super) enum Start {
+    /// It waits, and has been acknowledged, or will be as soon as it is written down.
+    Taken,
+    /// Its key is that of a run which is not over.
+    Running { run: Arc<Run>, held: bool },
+    /// Its key is that of a run which is.
+    Over(Arc<Done>),
+}
+
+/// Queues a job and acknowledges it; or finds the run that had its key before, and never runs that again.
+pub(super) fn admit(call: &Call<'_>, job: Job) -> Result<Start, ErrorShape> {
+    let run = Arc::clone(&job.run);
+    let now = Instant::now();
+    // Held to the end: a run cannot end in between, and the acknowledgement is queued before its lane can answer.
+    let mut runs = lock(&call.shared.runs);
+    if let Some(known) = runs.known(&run, now) {
+        return repeat(&runs, &run, &known);
+    }
+    if let Some(past) = lock(&call.shared.sessions).past(&run, &job.message) {
+        return remember(&run, past);
+    }
+    let is_held = match (call.conn.principal.peer(), call.conn.rules()) {
+        (Some(member), Some(rules)) => allow(call.shared, &runs, member, &rules)?,
+        _ => false,
+    };
+    if is_held {
+        return hold(call, runs, job);
+    }
+    match runs.admit(job, now) {
+        Admission::Queued { starts_lane } => {
+            count(call.shared, &run.who);
+            reply(call.conn, &call.request.id, &Ok(acknowledgement(call.conn, &run)));
+            drop(runs);
+            if starts_lane {
+                start_lane(call.shared, run.session.clone());
+            }
+            Ok(Start::Taken)
+        }
+        Admission::Known(known) => repeat(&runs, &run, &known),
+        Admission::Refused(error) => Err(error),
+    }
+}
+
+/// Whether the policy lets a peer start another run now; true if that is to be held.
+fn allow(shared: &Shared, runs: &Runs, member: &Member, rules: &Rules) -> Result<bool, ErrorShape> {
+    if rules.mode == Mode::Deny {
+        return Err(denial::forbidden(Rule::Mode));
+    }
+    if shared.paused.load(Ordering::Relaxed) {
+        return Err(denial::paused());
+    }
+    let may_run = lock(&shared.meters).may_run(&member.key, rules.runs_per_day, now_ms());
+    may_run.map_err(|wait| denial::later(Rule::RunsPerDay, rules.runs_per_day, wait))?;
+    let is_held = rules.mode == Mode::Approve;
+    let active = runs.active(&Who::Peer(member.key.clone()));
+    if !is_held && active >= usize::try_from(rules.concurrent_runs).unwrap_or(usize::MAX) {
+        return Err(denial::later(Rule::ConcurrentRuns, rules.concurrent_runs, SOON_MS));
+    }
+    Ok(is_held)
+}
+
+fn count(shared: &Shared, who: &Who) {
+    if let Some(peer) = who.peer() {
+        lock(&shared.meters).ran(peer, now_ms());
+    }
+}
+
+/// Holds a job until the owner's word. It is acknowledged when it is written down.
+fn hold(call: &Call<'_>, mut runs: MutexGuard<'_, Runs>, job: Job) -> Result<Start, ErrorShape> {
+    let held = runs.reserve(Uuid::new_v4().to_string(), job, now_ms())?;
+    drop(runs);
+    count(call.shared, &held.job.run.who);
+    let (shared, conn) = (Arc::clone(call.shared), Arc::clone(call.conn));
+    let request = call.request.id.clone().into_owned();
+    // In a task of its own: a sender who leaves must not leave a run behind that is neither held nor over.
+    call.shared.tasks.spawn(async move { write_down(&shared, &conn, &request, held).await });
+    Ok(Start::Taken)
+}
+
+async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, held: HeldRun) {
+    let kept = shared.config.ledger.hold(held.written()).await;
+    let mut runs = lock(&shared.runs);
+    let Err(error) = kept else {
+        let mut ack = acknowledgement(conn, &held.job.run);
+        ack["held"] = json!(true);
+        // Under the lock: the owner cannot let it run before its sender is told that it is held.
+        reply(conn, request, &Ok(ack));
+        runs.hold(held);
+        return;
+    };
+    tracing::error!(%error, "a message that is to be held could not be kept");
+    let mut job = runs.give_up(held);
+    drop(runs);
+    job.reply_to = None;
+    let why = "the message could not be kept for its owner";
+    lane::finish(shared, job, &Outcome::Failed(why.to_owned()));
+    reply(conn, request, &Err(ErrorShape::new("UNAVAILABLE", why)));
+}
+
+/// A key that the table of runs knows. As at the real gateway, `agent` does not compare the input.
+fn repeat(runs: &Runs, run: &Run, known: &Arc<Run>) -> Result<Start, ErrorShape> {
+    let same_input = known.digest == run.digest && known.session == run.session;
+    if known.who != run.who || (run.origin == Origin::Chat && !same_input) {
+        return Err(conflict());
+    }
+    let running = || Start::Running { run: Arc::clone(known), held: runs.is_held(known) };
+    Ok(known.done().map_or_else(running, Start::Over))
+}
+
+/// A key that only the history knows: answered from there. What it does not tell is not found out by a second turn.
+fn remember(run: &Run, past: Past) -> Result<Start, ErrorShape> {
+    if past.who != run.who || (run.origin == Origin::Chat && !past.same_input) {
+        return Err(conflict());
+    }
+    let Some(reply) = past.reply else {
+        let error =
+            ErrorShape::invalid("the run of this idempotencyKey ended without a reply; use a new key");
+        return Err(error.with_details(json!({ "reason": "run-over" })));
+    };
+    Ok(Start::Over(Arc::new(Done::new(&run.id, &Outcome::Reply(reply), 0, past.ts))))
+}
+
+/// Somebody's key is nobody else's: it would give him the reply.
+fn conflict() -> ErrorShape {
+    ErrorShape::invalid("idempotencyKey was used with other input")
+        .with_details(json!({ "reason": "chat-request-conflict" }))
+}
+
+fn acknowledgement(conn: &Conn, run: &Run) -> Value {
+    match run.origin {
+        Origin::Agent => json!({
+            "runId": run.id, "sessionKey": conn.shown(&run.session), "agentId": AGENT_ID, "status": "accepted",
+            "acceptedAt": run.accepted_at,
+        }),
+        Origin::Chat => json!({ "runId": run.id, "status": "started" }),
+    }
+}

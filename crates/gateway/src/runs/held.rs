@@ -1,0 +1,140 @@
+//! Runs that wait for the owner's word. They are known, and they count as waiting; but they are in no lane, so that
+//! nothing waits behind them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openclaw_protocol::ErrorShape;
+
+use super::{Job, Origin, Run, Runs, restarting};
+use crate::agent::Sender;
+use crate::ledger::Held;
+use crate::principal::{Member, Principal};
+use crate::secret::sha256;
+use crate::shares::Who;
+
+/// A run that waits for the owner's word.
+#[derive(Debug)]
+pub(crate) struct HeldRun {
+    /// Its name for the owner.
+    pub(crate) id: String,
+    pub(crate) job: Job,
+    /// Since when, milliseconds since the epoch.
+    pub(crate) since: i64,
+    /// Its place among those that are held.
+    number: u64,
+}
+
+impl Runs {
+    /// Makes a run known that is to be held, unless there is no room. In between it is written down.
+    pub(crate) fn reserve(&mut self, id: String, job: Job, since: i64) -> Result<HeldRun, ErrorShape> {
+        self.make_known(&job)?;
+        self.arrivals += 1;
+        Ok(HeldRun { id, job, since, number: self.arrivals })
+    }
+
+    /// Holds a run that was reserved. Two that came together may be written down in another order than they came.
+    pub(crate) fn hold(&mut self, held: HeldRun) {
+        let place = self.held.partition_point(|other| other.number < held.number);
+        self.held.insert(place, held);
+    }
+
+    /// Holds a run that was held before a restart, whether there is room or not.
+    pub(crate) fn hold_again(&mut self, held: Held) {
+        let (id, since) = (held.id.clone(), held.since);
+        let job = Job::from(held);
+        self.table.insert(job.run.place(), Arc::clone(&job.run));
+        self.queued.add(&job.run.who, job.size());
+        self.arrivals += 1;
+        self.held.push(HeldRun { id, job, since, number: self.arrivals });
+    }
+
+    /// Those that are held, oldest first.
+    pub(crate) fn held(&self) -> &[HeldRun] {
+        &self.held
+    }
+
+    /// Whether a run is held.
+    pub(crate) fn is_held(&self, run: &Arc<Run>) -> bool {
+        self.held.iter().any(|held| Arc::ptr_eq(&held.job.run, run))
+    }
+
+    /// Takes a held run out, so that nobody else decides about it. It is put back, let in, or given up.
+    pub(crate) fn take_held(&mut self, id: &str) -> Option<HeldRun> {
+        let index = self.held.iter().position(|held| held.id == id)?;
+        Some(self.held.remove(index))
+    }
+
+    /// Gives a run back that was reserved or held, to be finished.
+    pub(crate) fn give_up(&mut self, held: HeldRun) -> Job {
+        self.queued.remove(&held.job.run.who, held.job.size());
+        held.job
+    }
+
+    /// Lets a held run into its lane; says whether that has to be started.
+    pub(crate) fn let_in(&mut self, held: HeldRun) -> bool {
+        self.enqueue(held.job)
+    }
+
+    /// Whether new runs are taken.
+    pub(crate) fn is_open(&self) -> Result<(), ErrorShape> {
+        if self.draining { Err(restarting(Origin::Agent)) } else { Ok(()) }
+    }
+}
+
+impl HeldRun {
+    /// As the ledger keeps it.
+    pub(crate) fn written(&self) -> Held {
+        let (job, run) = (&self.job, &self.job.run);
+        let member = job.sender.principal.peer();
+        Held {
+            id: self.id.clone(),
+            run_id: run.id.clone(),
+            is_chat: run.origin == Origin::Chat,
+            session: run.session.clone(),
+            peer: job.sender.principal.key().to_owned(),
+            name: member.map(|member| member.name.clone()).unwrap_or_default(),
+            device_id: job.sender.device_id.clone(),
+            client: job.client.clone(),
+            provenance: job.provenance.clone(),
+            message: job.message.clone(),
+            timeout_ms: job.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+            since: self.since,
+        }
+    }
+}
+
+impl From<Held> for Job {
+    /// Nobody waits for its second answer any more: whoever sent it asks for its run.
+    fn from(held: Held) -> Self {
+        let member = Member {
+            key: held.peer.clone(),
+            name: held.name,
+            device_id: held.device_id.clone(),
+            ..Member::default()
+        };
+        let origin = if held.is_chat { Origin::Chat } else { Origin::Agent };
+        let digest = sha256(held.message.as_bytes());
+        let display_name = held.client["displayName"].as_str().map(str::to_owned);
+        Self {
+            run: Arc::new(Run::new(
+                held.run_id,
+                origin,
+                held.session,
+                Who::Peer(held.peer),
+                digest,
+                held.since,
+            )),
+            message: held.message,
+            provenance: held.provenance,
+            sender: Sender {
+                principal: Principal::Peer(Arc::new(member)),
+                device_id: held.device_id,
+                display_name,
+            },
+            client: held.client,
+            timeout: held.timeout_ms.map(Duration::from_millis),
+            reply_to: None,
+        }
+    }
+}
