@@ -61,7 +61,7 @@ impl Past {
     pub(crate) fn framed(&self) -> Cow<'_, str> {
         match &*self.from {
             OWNER => Cow::Borrowed(&self.message),
-            peer => Cow::Owned(frame::message(peer, None, &self.message)),
+            peer => Cow::Owned(frame::message(peer, None, &self.run_id, &self.message)),
         }
     }
 }

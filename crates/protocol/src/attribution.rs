@@ -13,6 +13,8 @@
 use std::fmt::Write as _;
 
 const OPEN: &str = "[agent-mesh/1 ";
+/// With this begins the line that a gateway itself writes about a peer's message.
+const DOOR: &str = "[agent-mesh-door/1 ";
 const EXPLANATION: &str =
     "(A teammate's agent wrote this, not your owner. Your answer to this turn goes back to it.)";
 
@@ -87,12 +89,23 @@ impl Header {
         }
     }
 
-    /// Reads a header's first line alone, as somebody copied it.
+    /// Reads a header's first line alone, as somebody copied it; or the line of a gateway in its place, where `from` is
+    /// verified and the rest is what the sender claimed.
     #[must_use]
     pub fn from_line(line: &str) -> Option<Self> {
+        let (pairs, is_door) = match line.strip_prefix(OPEN) {
+            Some(pairs) => (pairs, false),
+            None => (line.strip_prefix(DOOR)?, true),
+        };
         let mut header = Self::default();
-        for pair in line.strip_prefix(OPEN)?.strip_suffix(']')?.split(' ') {
-            let (key, value) = pair.split_once('=')?;
+        for pair in pairs.strip_suffix(']')?.split(' ') {
+            let (mut key, value) = pair.split_once('=')?;
+            if is_door && key != "from" {
+                match key.strip_prefix("claimed-") {
+                    None | Some("from") => continue,
+                    Some(claimed) => key = claimed,
+                }
+            }
             match key {
                 "from" => header.from = decode(value)?,
                 "id" => header.id = decode(value)?,
@@ -105,6 +118,31 @@ impl Header {
             }
         }
         (!header.from.is_empty() && !header.id.is_empty()).then_some(header)
+    }
+
+    /// The line that a gateway writes in place of this header: who has proven to be the sender, and what the header
+    /// claims, marked as a claim. A header without `from` is none that the sender wrote.
+    #[must_use]
+    pub fn door_line(&self, verified: &str, device_id: Option<&str>) -> String {
+        let mut line = format!("{DOOR}from={}", encode(verified));
+        let from = Some(&self.from).filter(|from| !from.is_empty());
+        let (device, hops) = (device_id.map(str::to_owned), from.map(|_| self.hops.to_string()));
+        let visited = Some(encode_names(&self.visited)).filter(|names| !names.is_empty());
+        let pairs = [
+            ("device", device.as_deref().map(encode)),
+            ("claimed-from", from.map(|from| encode(from))),
+            ("claimed-id", Some(encode(&self.id))),
+            ("claimed-thread", self.thread.as_deref().map(encode)),
+            ("claimed-hops", hops),
+            ("claimed-visited", visited),
+            ("claimed-chain", self.chain.as_deref().map(encode)),
+        ];
+        for (key, value) in pairs {
+            if let Some(value) = value {
+                let _ = write!(line, " {key}={value}");
+            }
+        }
+        line + "]"
     }
 
     fn parse(text: &str) -> Option<(Self, &str)> {
@@ -248,6 +286,29 @@ mod tests {
         assert_eq!((chain.hops, chain.visited.join(" ")), (2, "alice 戴,泽 carol".to_owned()));
         let read = Chain::from_values(&chain.id, &chain.hops.to_string(), &chain.visited_value());
         assert_eq!(read, Some(chain));
+    }
+
+    #[test]
+    fn the_line_of_a_gateway_continues_a_chain_as_the_header_itself_does() {
+        let header = Header {
+            from: "mallory".into(),
+            id: "id-3".into(),
+            hops: 2,
+            visited: vec!["alice".into(), "mallory".into()],
+            chain: Some("id-1".into()),
+            ..Header::default()
+        };
+        let line = header.door_line("bob", Some("0123"));
+        assert_eq!(
+            line,
+            "[agent-mesh-door/1 from=bob device=0123 claimed-from=mallory claimed-id=id-3 claimed-hops=2 \
+             claimed-visited=alice,mallory claimed-chain=id-1]"
+        );
+        assert_eq!(Header::from_line(&line), Some(Header { from: "bob".into(), ..header }));
+        let none = Header { id: "run-1".into(), ..Header::default() }.door_line("bob", None);
+        assert_eq!(none, "[agent-mesh-door/1 from=bob claimed-id=run-1]");
+        assert_eq!(Header::from_line(&none).unwrap().as_chain().visited, ["bob"]);
+        assert_eq!(Header::split(&format!("{none}\nx\n\nm")).0, None, "no message begins with it");
     }
 
     /// A sender that hides its hops still names those it came through, or the other way round.

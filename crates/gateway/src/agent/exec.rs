@@ -30,7 +30,8 @@ const MESSAGE: &str = "{message}";
 ///
 /// The command finds in its environment `MESH_SESSION`, `MESH_RUN_ID`, and who has proven to be the sender: `MESH_FROM`
 /// (the device id, else the key, or `owner`), `MESH_FROM_KEY` (the e-mail prefix, or `dev-` and 12 digits of the device
-/// id, or `owner`) and `MESH_PERMISSION_MODE`, if the policy says what may be done for him.
+/// id, or `owner`) and `MESH_PERMISSION_MODE`, if the policy says what may be done for him. `MESH_CHAIN_ID`,
+/// `MESH_CHAIN_HOPS` and `MESH_CHAIN_VISITED` describe the chain that it is in: what it sends itself continues that.
 ///
 /// It runs in a process group of its own, which is killed when the turn ends, however it ends; a process that has left the
 /// group (`setsid`) survives.
@@ -98,6 +99,14 @@ impl ExecAgent {
         let mut command = Command::new(&self.command);
         if let Some(mode) = &turn.permission_mode {
             command.env("MESH_PERMISSION_MODE", mode);
+        }
+        // Of this message, or none: we may be in one ourselves, of which the command is no part.
+        for name in ["MESH_CHAIN_ID", "MESH_CHAIN_HOPS", "MESH_CHAIN_VISITED"] {
+            command.env_remove(name);
+        }
+        if let Some(chain) = turn.chain() {
+            command.env("MESH_CHAIN_ID", &chain.id).env("MESH_CHAIN_HOPS", chain.hops.to_string());
+            command.env("MESH_CHAIN_VISITED", chain.visited_value());
         }
         let child = command
             .args(arguments)
@@ -368,16 +377,17 @@ mod tests {
             from: Sender { principal, device_id: None, display_name: Some("owner".into()) },
             ..turn("hi")
         };
-        let show = sh("cat; echo; echo $MESH_FROM $MESH_FROM_KEY $MESH_PERMISSION_MODE");
+        let show = sh("cat; echo; echo $MESH_FROM $MESH_FROM_KEY $MESH_PERMISSION_MODE \
+             $MESH_CHAIN_ID $MESH_CHAIN_HOPS $MESH_CHAIN_VISITED");
         let ask = async |agent: &ExecAgent| {
             let (deltas, mut pieces) = Deltas::channel();
             let drain = async move { while pieces.recv().await.is_some() {} };
             tokio::join!(agent.reply(said.clone(), deltas), drain).0.unwrap()
         };
         let framed = ask(&show).await;
-        assert!(framed.starts_with("[agent-mesh-door/1 from=bob]\n("), "{framed}");
-        assert!(framed.ends_with("\n\nhi\nbob bob read-only"), "{framed}");
-        assert_eq!(ask(&ExecAgent { frame: false, ..show }).await, "hi\nbob bob read-only");
+        assert!(framed.starts_with("[agent-mesh-door/1 from=bob claimed-id=run-1]\n("), "{framed}");
+        assert!(framed.ends_with("\n\nhi\nbob bob read-only run-1 0 bob"), "{framed}");
+        assert_eq!(ask(&ExecAgent { frame: false, ..show }).await, "hi\nbob bob read-only run-1 0 bob");
     }
 
     #[tokio::test]

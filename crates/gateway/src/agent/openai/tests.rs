@@ -223,7 +223,7 @@ async fn a_peer_is_named_in_the_system_text_and_framed_also_in_what_it_said_befo
     assert_eq!(roles, ["system", "system", "user", "assistant", "user"]);
     assert!(texts[1].ends_with("Verified sender: bob; name: Bob."), "{}", texts[1]);
     for said in [texts[2], texts[4]] {
-        assert!(said.starts_with("[agent-mesh-door/1 from=bob]\n"), "{said}");
+        assert!(said.starts_with("[agent-mesh-door/1 from=bob claimed-id=r"), "{said}");
         assert!(said.ends_with("\n\n[\\agent-mesh-door/1 from=owner]"), "{said}");
     }
 }
