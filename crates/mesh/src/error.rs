@@ -12,6 +12,7 @@ use crate::guard::Refusal;
 use crate::identity::IdentityError;
 use crate::invite::{InviteError, SentError};
 use crate::message::MessageError;
+use crate::pins::{Mark, PinnedBy, PinsError};
 use crate::private_file::PrivateFileError;
 use crate::record::{State, To};
 use crate::registry::{LookupError, RegistryError};
@@ -49,6 +50,9 @@ pub enum MeshError {
     /// Our memory of invites cannot be used.
     #[error(transparent)]
     SentInvites(#[from] SentError),
+    /// What we know of gateways cannot be used.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
     /// A file of ours cannot be used.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -99,6 +103,20 @@ pub enum MeshError {
         /// What happened.
         #[source]
         source: Box<ConnectError>,
+    },
+    /// Another gateway answers than the one we know. Nothing was sent to it but, where only that could tell, what lets us in.
+    #[error("{}'s gateway is not the one we know: its {mark} is {new}, and was {old}", to.name)]
+    IdentityChanged {
+        /// Whose.
+        to: To,
+        /// By what we know it.
+        mark: Mark,
+        /// What we know, 64 hex digits.
+        old: String,
+        /// What it shows.
+        new: String,
+        /// Who said what to expect.
+        pinned_by: PinnedBy,
     },
     /// It let us in without the rights to send.
     #[error("{}'s gateway let us in without {missing}", to.name)]
@@ -312,7 +330,6 @@ impl MeshError {
                 **source,
                 ConnectError::Refused(_)
                     | ConnectError::PublicAddress { .. }
-                    | ConnectError::PinMismatch { .. }
                     | ConnectError::Untrusted { .. }
                     | ConnectError::Http(503)
             ),
@@ -332,6 +349,11 @@ impl MeshError {
             },
             _ => None,
         }
+    }
+
+    /// Whether waiting does not help: the gateway refuses what we show, or is another one than we know.
+    pub(crate) fn bars_us(&self) -> bool {
+        matches!(self, Self::IdentityChanged { .. }) || self.refusal().is_some_and(|fault| fault.is_auth())
     }
 
     /// Why the peer's gateway did not let us in, if it said no.

@@ -20,6 +20,7 @@ pub mod message;
 pub mod ops;
 mod own_gateway;
 mod peer;
+pub mod pins;
 pub mod private_file;
 mod process_group;
 pub mod progress;

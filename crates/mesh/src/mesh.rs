@@ -12,6 +12,7 @@ use crate::device::DeviceKey;
 use crate::error::MeshError;
 use crate::identity::{self, Identity};
 use crate::invite::SentInvites;
+use crate::pins::Pins;
 use crate::registry::{Agent, Registry};
 use crate::secrets::{DeviceToken, DeviceTokenStore, TokenStore};
 
@@ -24,6 +25,7 @@ pub struct Mesh {
     tokens: OnceLock<HashMap<String, Secret>>,
     device_tokens: OnceLock<HashMap<String, DeviceToken>>,
     archive: OnceLock<Archive>,
+    pins: Pins,
     /// Whose gateways refused what we showed, by lower-case prefix.
     refused: Mutex<HashSet<String>>,
 }
@@ -32,8 +34,10 @@ impl Mesh {
     /// A mesh with these settings. Reads nothing yet.
     #[must_use]
     pub fn new(config: MeshConfig) -> Self {
+        let pins = Pins::new(config.state_dir.join("pins.json"));
         Self {
             config,
+            pins,
             registry: OnceLock::new(),
             identity: OnceLock::new(),
             device: OnceLock::new(),
@@ -184,6 +188,12 @@ impl Mesh {
     #[must_use]
     pub fn archive_path(&self) -> PathBuf {
         self.config.state_dir.join("archive.db")
+    }
+
+    /// What we know teammates' gateways by.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The file of shared tokens.

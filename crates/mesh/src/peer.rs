@@ -1,10 +1,11 @@
 //! One teammate, ready to be called.
 
-use openclaw_client::{DialOptions, Endpoint, Exposure};
+use openclaw_client::{ConnectError, DialOptions, Endpoint, Exposure, Fingerprint};
 
 use crate::config::PlainText;
 use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
+use crate::pins::{Mark, PinnedBy};
 use crate::record::To;
 use crate::registry::Agent;
 
@@ -16,20 +17,57 @@ pub struct Peer {
     /// Where.
     pub endpoint: Endpoint,
     pub(crate) dial: DialOptions,
+    pinned_by: PinnedBy,
 }
 
 impl Peer {
     /// Prepares a call to a teammate. Touches no network.
     ///
     /// # Errors
-    /// When there is no usable address, or the connection would be overheard.
+    /// When there is no usable address, the connection would be overheard, or a certificate is pinned and the address has
+    /// none.
     pub fn new(mesh: &Mesh, agent: &Agent) -> Result<Self, MeshError> {
         let to = To::from(agent);
         let unusable = |reason: String| MeshError::NoAddress { to: to.clone(), reason };
         let endpoint = agent.address().map_err(|error| unusable(with_cause(&error)))?;
-        let pin = agent.tls_pin().map_err(|error| unusable(format!("tlsFingerprint: {error}")))?;
+        let theirs = agent.tls_pin().map_err(|error| unusable(format!("tlsFingerprint: {error}")))?;
+        let (pin, pinned_by) = match theirs {
+            Some(pin) => (Some(pin), PinnedBy::Registry),
+            None => (our_pin(mesh, &to, &endpoint)?, PinnedBy::Us),
+        };
         let private_only = private_only(&endpoint, mesh.config().plain_text)?;
-        Ok(Self { to, endpoint, dial: DialOptions { pin, private_only } })
+        Ok(Self { to, endpoint, dial: DialOptions { pin, private_only }, pinned_by })
+    }
+
+    /// What it means that a connection to this teammate's gateway did not come to be.
+    pub(crate) fn failed(&self, source: ConnectError) -> MeshError {
+        let to = self.to.clone();
+        match source {
+            ConnectError::PinMismatch { expected, actual } => MeshError::IdentityChanged {
+                to,
+                mark: Mark::Certificate,
+                old: expected.to_string(),
+                new: actual.to_string(),
+                pinned_by: self.pinned_by,
+            },
+            source => MeshError::Connect { to, source: Box::new(source) },
+        }
+    }
+}
+
+/// The certificate that was pinned here. With one, an address without TLS is another gateway's: whoever took it over
+/// must not get in by asking for less.
+fn our_pin(mesh: &Mesh, to: &To, endpoint: &Endpoint) -> Result<Option<Fingerprint>, MeshError> {
+    let Some(pinned) = mesh.pins().get(&to.email_prefix)?.certificate else { return Ok(None) };
+    match pinned.fingerprint.parse() {
+        Ok(fingerprint) if endpoint.is_tls() => Ok(Some(fingerprint)),
+        _ => Err(MeshError::IdentityChanged {
+            to: to.clone(),
+            mark: Mark::Certificate,
+            old: pinned.fingerprint,
+            new: format!("none at {endpoint}"),
+            pinned_by: PinnedBy::Us,
+        }),
     }
 }
 

@@ -222,7 +222,7 @@ fn hello(world: &World, params: &Value, method: &str, scopes: &[String], number:
     hello["policy"]["tickIntervalMs"] = json!(script.tick.as_millis());
     let issued = script.issued.as_ref().filter(|_| !params["device"].is_null());
     if script.protocol > 3 {
-        hello["server"]["bootId"] = json!(world.read(|state| boot_id(state.boots)));
+        hello["server"]["bootId"] = json!(world.boot_id());
         hello["auth"] = json!({"method": method, "role": "operator", "scopes": scopes});
     } else if issued.is_some() {
         // The oldest gateways have no `auth` at all unless they hand out a device token.
@@ -244,11 +244,6 @@ fn hello_v3() -> Value {
         "snapshot": {"presence": [], "health": {}, "stateVersion": {"presence": 0, "health": 0}, "uptimeMs": 1},
         "policy": {"maxPayload": 0, "maxBufferedBytes": 52_428_800, "tickIntervalMs": 0},
     })
-}
-
-/// The `bootId` of the n-th start.
-pub(crate) fn boot_id(boot: u32) -> String {
-    format!("b0071d00-0000-4000-8000-{boot:012x}")
 }
 
 fn merge(base: &mut Value, extra: &Value) {

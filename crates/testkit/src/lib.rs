@@ -41,6 +41,7 @@ mod reply;
 mod runs;
 mod script;
 mod server;
+mod tls_front;
 mod wire;
 mod world;
 
@@ -51,4 +52,5 @@ pub use refusal::Refusal;
 pub use reply::{Gate, Reply, Turn};
 pub use script::{Challenge, Opening, Script};
 pub use server::FakeGateway;
+pub use tls_front::{Certificate, TlsFront};
 pub use world::Received;

@@ -109,7 +109,16 @@ impl Client {
             }
             "status" => Ok(Some(recorded!("res-status", "payload"))),
             "agents.list" => Ok(Some(recorded!("res-agents-list", "payload"))),
-            "gateway.identity.get" => Ok(Some(recorded!("res-gateway-identity", "payload"))),
+            "gateway.identity.get" if self.world.script.nameless => {
+                Err(json!({"code": "INVALID_REQUEST", "message": "unknown method: gateway.identity.get"}))
+            }
+            "gateway.identity.get" => {
+                let mut identity = recorded!("res-gateway-identity", "payload");
+                if let Some(device_id) = &self.world.script.identity {
+                    identity["deviceId"] = json!(device_id);
+                }
+                Ok(Some(identity))
+            }
             "sessions.messages.subscribe" => {
                 let key = canonical_key(params);
                 self.subscribed.insert(key.clone());

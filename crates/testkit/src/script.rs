@@ -48,6 +48,8 @@ pub struct Script {
     pub(crate) bootstrap_token: Option<String>,
     pub(crate) issued: Option<String>,
     pub(crate) pairing: bool,
+    pub(crate) identity: Option<String>,
+    pub(crate) nameless: bool,
     pub(crate) refusal: Option<(Option<u32>, Refusal)>,
     pub(crate) hello_extra: Value,
     pub(crate) max_payload: usize,
@@ -84,6 +86,8 @@ impl Default for Script {
             bootstrap_token: None,
             issued: None,
             pairing: false,
+            identity: None,
+            nameless: false,
             refusal: None,
             hello_extra: Value::Null,
             max_payload: 26_214_400,
@@ -157,6 +161,20 @@ impl Script {
     #[must_use]
     pub fn issues_device_token(mut self, token: &str) -> Self {
         self.issued = Some(token.to_owned());
+        self
+    }
+
+    /// Another gateway than the recorded one: this is its identity (64 hex digits), and its processes have other `bootId`s.
+    #[must_use]
+    pub fn identity(mut self, device_id: &str) -> Self {
+        self.identity = Some(device_id.to_owned());
+        self
+    }
+
+    /// Has no `gateway.identity.get`.
+    #[must_use]
+    pub fn nameless(mut self) -> Self {
+        self.nameless = true;
         self
     }
 

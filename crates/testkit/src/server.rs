@@ -12,7 +12,6 @@ use tokio::time::sleep;
 
 use crate::conn;
 use crate::fault::How;
-use crate::handshake::boot_id;
 use crate::history::chat_history;
 use crate::ledger::Ledger;
 use crate::runs::{self, Origin, Run};
@@ -106,7 +105,7 @@ impl FakeGateway {
     /// The `bootId` it announces now.
     #[must_use]
     pub fn boot_id(&self) -> String {
-        self.world.read(|state| boot_id(state.boots))
+        self.world.boot_id()
     }
 
     /// SIGKILL and a new start: connections drop without a close frame, all that was in memory is lost. History stays;

@@ -130,6 +130,12 @@ impl World {
         result
     }
 
+    /// The `bootId` of the process that is at work; no two gateways with identities of their own share one.
+    pub fn boot_id(&self) -> String {
+        let gateway = self.script.identity.as_deref().and_then(|id| id.get(..8)).unwrap_or("b0071d00");
+        format!("{gateway}-0000-4000-8000-{:012x}", self.read(|state| state.boots))
+    }
+
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

@@ -21,6 +21,7 @@ pub mod serve;
 pub mod skill;
 pub mod sync;
 pub mod token;
+pub mod trust;
 pub mod wait;
 mod watch;
 pub mod whoami;
@@ -45,6 +46,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Join(args) => Box::pin(join::run(args, settings, ui)).await,
         Command::Sync(args) => Box::pin(sync::run(&args, settings, ui)).await,
         Command::Token(args) => token::run(&args, settings, ui),
+        Command::Trust(args) => Box::pin(trust::run(&args, settings, ui)).await,
         Command::Init(args) => init::run(&args, settings, ui),
         Command::Wait(args) => Box::pin(wait::run(&args, settings, ui)).await,
         Command::Log(args) => Box::pin(log::run(&args, settings, ui)).await,

@@ -104,6 +104,9 @@ fn show(report: &Pinged, ui: &Ui) {
             .text(format!("  {:<9} {:>9.1} ms  {}", step.step, step.ms, step.detail));
         ui.out(line);
     }
+    if let Some(identity) = &report.identity {
+        ui.out(format!("identity {} ({})", identity.device_id, identity.status.name()));
+    }
     if let (Some(rtt), true) = (report.rtt_ms, report.answered) {
         ui.out(format!("round trip {rtt:.1} ms"));
     }

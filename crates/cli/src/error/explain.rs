@@ -10,6 +10,7 @@ use agent_team_mesh::identity::IdentityError;
 use agent_team_mesh::invite::{InviteError, SentError};
 use agent_team_mesh::message::MessageError;
 use agent_team_mesh::ops::pair::approve_commands;
+use agent_team_mesh::pins::{Mark, PinnedBy, PinsError};
 use agent_team_mesh::private_file::PrivateFileError;
 use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
@@ -47,6 +48,7 @@ fn meaning(error: &MeshError) -> Meaning {
             "invites-malformed",
             hint("remove the file: who holds an open invite then needs pair approve by hand"),
         ),
+        MeshError::Pins(error) => pins(error),
         MeshError::File(error) => file(error),
         MeshError::Message(error) => message(error),
         MeshError::Guard(refusal) => guard(refusal),
@@ -75,6 +77,7 @@ fn meaning(error: &MeshError) -> Meaning {
         ),
         MeshError::NoCredential { to } => Meaning(Exit::Auth, "no-credential", hint(get_a_token(to))),
         MeshError::Connect { to, source } => connect(to, source),
+        MeshError::IdentityChanged { to, mark, pinned_by, .. } => identity_changed(to, *mark, *pinned_by),
         MeshError::Scope { to, .. } => Meaning(
             Exit::Auth,
             "missing-scope",
@@ -358,6 +361,37 @@ fn file(error: &PrivateFileError) -> Meaning {
     }
 }
 
+fn pins(error: &PinsError) -> Meaning {
+    match error {
+        PinsError::File(error) => file(error),
+        PinsError::Malformed { path, .. } => Meaning(
+            Exit::Usage,
+            "pins-malformed",
+            hint(format!(
+                "restore {}; without it every gateway is met anew, and taken for the right one",
+                path.display()
+            )),
+        ),
+        _ => Meaning(Exit::Failed, "failed", None),
+    }
+}
+
+fn identity_changed(to: &To, mark: Mark, pinned_by: PinnedBy) -> Meaning {
+    let (name, prefix) = (&to.name, &to.email_prefix);
+    let text = match (mark, pinned_by) {
+        (_, PinnedBy::Registry) => format!(
+            "somebody else may be at this address: ask {name}. If it is theirs, change tlsFingerprint in the registry, and agent-mesh trust reset {prefix}"
+        ),
+        (Mark::Certificate, PinnedBy::Us) => format!(
+            "somebody else may be at this address: ask {name}. If it is theirs: agent-mesh trust reset {prefix}, then agent-mesh trust add {prefix}"
+        ),
+        (Mark::Identity, PinnedBy::Us) => format!(
+            "another gateway may have this address now: agent-mesh sync. If {name} has a new one: agent-mesh trust reset {prefix}"
+        ),
+    };
+    Meaning(Exit::Auth, "identity-changed", hint(text))
+}
+
 fn message(error: &MessageError) -> Meaning {
     match error {
         MessageError::TooLarge { .. } => {
@@ -412,19 +446,11 @@ fn connect(to: &To, error: &ConnectError) -> Meaning {
     let prefix = &to.email_prefix;
     match error {
         ConnectError::Refused(shape) => refused(to, shape),
-        ConnectError::PinMismatch { .. } => Meaning(
-            Exit::Auth,
-            "identity-changed",
-            hint(format!(
-                "somebody else may be at this address: ask {} before changing tlsFingerprint in the registry",
-                to.name
-            )),
-        ),
         ConnectError::Untrusted { fingerprint: Some(seen), .. } => Meaning(
             Exit::Auth,
             "tls-untrusted",
             hint(format!(
-                "if {} confirms it, set \"tlsFingerprint\": \"{seen}\" for {prefix} in the registry",
+                "if {} confirms the fingerprint: agent-mesh trust add {prefix} --fingerprint {seen}; or as tlsFingerprint in the registry, for everybody",
                 to.name
             )),
         ),
@@ -464,7 +490,10 @@ fn refused(to: &To, shape: &ErrorShape) -> Meaning {
         Fault::DeviceTokenMismatch => Meaning(
             Exit::Auth,
             "device-token-invalid",
-            hint(format!("our access was rotated, revoked or removed: {}", come_back_in(to))),
+            hint(format!(
+                "our access was rotated, revoked or removed, or another gateway has this address now: {}",
+                come_back_in(to)
+            )),
         ),
         Fault::PairingRequired { request_id: Some(id), .. } => {
             let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());

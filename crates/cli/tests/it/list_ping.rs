@@ -136,7 +136,8 @@ async fn doctor_finds_nothing_wrong_with_what_works() {
         .filter(|check| check["scope"] == "peer")
         .map(|check| check["name"].as_str().unwrap())
         .collect();
-    let steps = ["resolve", "tcp", "tls", "websocket", "challenge", "auth", "pairing", "scope", "ready"];
+    let steps =
+        ["resolve", "tcp", "tls", "websocket", "challenge", "auth", "pairing", "scope", "identity", "ready"];
     assert_eq!(theirs, steps);
     assert!(checks.iter().all(|check| check["status"].is_string() && check["ms"].is_number()));
 }

@@ -29,4 +29,5 @@ mod skill;
 mod support;
 mod sync;
 mod token;
+mod trust;
 mod whoami;

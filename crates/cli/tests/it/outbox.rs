@@ -286,6 +286,8 @@ async fn no_token_reaches_the_archive() {
     move_bob(&host, &serve.url());
     host.write(host.config("tokens.json"), json!({ "tokens": { "bob": made.trim() } }).to_string());
     fs::remove_file(host.state("device-tokens.json")).unwrap();
+    // This one is another gateway than the first.
+    host.run(&["trust", "reset", "bob"]).await.ok();
     host.run(&["outbox", "flush"]).await.ok();
     // While it is open, the newest pages are in the side file.
     let (mut seen, mut bytes) = (Vec::new(), Vec::new());

@@ -17,5 +17,6 @@ mod probe;
 pub mod relay;
 pub mod send;
 pub mod sync;
+pub mod trust;
 pub mod wait;
 pub mod whoami;

@@ -13,7 +13,9 @@ use super::list::millis;
 use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::peer::Peer;
+use crate::pins::Mark;
 use crate::route::gateway;
+use crate::route::recognize::{self, Recognition};
 
 /// One step.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +39,8 @@ pub(crate) struct Probe {
     pub ahead_ms: Option<i64>,
     /// Milliseconds of a `health` call, if we were let in.
     pub health: Option<Result<f64, CallError>>,
+    /// Which gateway it is, if we were let in and may ask.
+    pub recognized: Option<Recognition>,
     /// What stopped us.
     pub error: Option<MeshError>,
 }
@@ -48,7 +52,7 @@ pub(crate) struct Probe {
 pub(crate) async fn probe(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<Probe, MeshError> {
     let credential = gateway::credential(mesh, peer);
     let mut trace = Trace::default();
-    let mut probe = Probe { steps: Vec::new(), ahead_ms: None, health: None, error: None };
+    let mut probe = Probe { steps: Vec::new(), ahead_ms: None, health: None, recognized: None, error: None };
     let start = Instant::now();
     let connected = connect(mesh, peer, credential, deadline, &mut trace, &mut probe.ahead_ms).await;
     probe.steps = passed(&trace, peer);
@@ -58,6 +62,10 @@ pub(crate) async fn probe(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result
             let health = client.call(&Health {}, deadline).await;
             probe.health = Some(health.map(|_| millis(start.elapsed())));
             probe.steps.push(scope_step(&client, peer, &mut probe.error));
+            match recognize::look(mesh, peer, &client, deadline).await {
+                Ok(recognized) => probe.recognized = recognized,
+                Err(error) => probe.error = Some(error),
+            }
             client.close().await;
         }
         Err(error) => {
@@ -81,8 +89,7 @@ async fn connect(
     trace: &mut Trace,
     ahead_ms: &mut Option<i64>,
 ) -> Result<Client, MeshError> {
-    let failed = |source| MeshError::Connect { to: peer.to.clone(), source: Box::new(source) };
-    let challenged = gateway::challenge(mesh, peer, deadline, trace).await.map_err(failed)?;
+    let challenged = gateway::challenge(mesh, peer, deadline, trace).await.map_err(|e| peer.failed(e))?;
     *ahead_ms = Some(jiff::Timestamp::now().as_millisecond().saturating_sub(challenged.gateway_time_ms()));
     let credential = credential?;
     let device = match credential {
@@ -96,7 +103,7 @@ async fn connect(
     let name = if device.is_some() { mesh.display_name()? } else { mesh.bare_name()? };
     let access = Access::peer(credential, name);
     let signer = device.map(|key| key as _);
-    challenged.authenticate(access, signer, deadline, trace).await.map_err(failed)
+    challenged.authenticate(access, signer, deadline, trace).await.map_err(|e| peer.failed(e))
 }
 
 fn passed(trace: &Trace, peer: &Peer) -> Vec<StepReport> {
@@ -123,6 +130,7 @@ fn passed(trace: &Trace, peer: &Peer) -> Vec<StepReport> {
 fn failed_step(error: &MeshError, ms: f64) -> StepReport {
     let (step, detail) = match error {
         MeshError::Connect { source, .. } => (source.step(), with_cause(&**source)),
+        MeshError::IdentityChanged { mark: Mark::Certificate, .. } => (Step::Tls, error.to_string()),
         other => (Step::Auth, other.to_string()),
     };
     StepReport { step: step.name(), ok: false, ms, detail }

@@ -10,6 +10,7 @@ use crate::device::DeviceKey;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
+use crate::route::recognize;
 use crate::secrets::DeviceToken;
 
 /// The first pause between two attempts to connect, and the longest.
@@ -110,7 +111,8 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause * u32::from(byte[0]) / 512
 }
 
-/// Connects with our device and this credential, and keeps the device token if the gateway gives one.
+/// Connects with our device and this credential, makes sure that it is the gateway we know, and only then keeps the
+/// device token if it gives one.
 pub(crate) async fn connect_with(
     mesh: &Mesh,
     peer: &Peer,
@@ -119,9 +121,9 @@ pub(crate) async fn connect_with(
     trace: &mut Trace,
 ) -> Result<Client, MeshError> {
     let device = mesh.device()?;
-    let failed = |source| MeshError::Connect { to: peer.to.clone(), source: Box::new(source) };
     let access = Access::peer(credential.clone(), mesh.display_name()?);
-    let client = dial(mesh, peer, access, device, deadline, trace).await.map_err(failed)?;
+    let client = dial(mesh, peer, access, device, deadline, trace).await.map_err(|e| peer.failed(e))?;
+    recognize::check(mesh, peer, &client, deadline).await?;
     keep_device_token(mesh, peer, &client, &credential)?;
     Ok(client)
 }

@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod delivery;
 pub(crate) mod gateway;
 pub(crate) mod look;
+pub(crate) mod recognize;
 pub(crate) mod recover;
 
 use jiff::Timestamp;

@@ -38,7 +38,7 @@ pub(crate) async fn resume(
             None => match gateway::connect_patiently(mesh, peer, message.deadline).await {
                 Ok(client) => line.insert(client),
                 // The message may have arrived: that nobody answers now does not make it unsent.
-                Err(error) if error.refusal().is_none_or(|fault| !fault.is_auth()) => {
+                Err(error) if !error.bars_us() => {
                     let reason = format!("{reason}; then {error}");
                     return Err(Setback::Final(message.give_up(&reason, delivery)));
                 }

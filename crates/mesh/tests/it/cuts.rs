@@ -16,11 +16,14 @@ use crate::team::{Team, message};
 /// What is certain when the connection ends there and none follows.
 fn certain(cut: Cut) -> State {
     match cut {
-        Cut::AfterTcp | Cut::AfterUpgrade | Cut::AfterChallenge | Cut::AfterConnectReceived => {
-            State::Unreachable
-        }
+        // At first contact the gateway is asked for its identity before anything leaves.
+        Cut::AfterTcp
+        | Cut::AfterUpgrade
+        | Cut::AfterChallenge
+        | Cut::AfterConnectReceived
+        | Cut::AfterHello => State::Unreachable,
         // The request left, and nobody said what became of it.
-        Cut::AfterHello | Cut::AfterRequestReceived | Cut::BeforeAccepted => State::Unknown,
+        Cut::AfterRequestReceived | Cut::BeforeAccepted => State::Unknown,
         Cut::AfterAccepted | Cut::MidStream => State::Accepted,
         Cut::AfterFinal => State::Replied,
     }
@@ -30,14 +33,21 @@ fn certain(cut: Cut) -> State {
 struct Trial {
     cut: Cut,
     how: How,
+    via: Via,
     team: Team,
     bob: FakeGateway,
 }
 
 impl Trial {
-    async fn new(cut: Cut, how: How, gone_for_good: bool) -> Self {
+    async fn new(cut: Cut, how: How, via: Via, gone_for_good: bool) -> Self {
+        let fault = Fault::new(cut, how).on_connection(1);
+        let fault = if cut == Cut::AfterRequestReceived {
+            fault.of(if via == Via::Chat { "chat.send" } else { "agent" })
+        } else {
+            fault
+        };
         let mut script = Script::new()
-            .fault(Fault::new(cut, how).on_connection(1))
+            .fault(fault)
             .reply(|turn| Reply::text(format!("re: {}", turn.message)).deltas(["re: "]));
         if gone_for_good {
             for connection in 2..100 {
@@ -48,11 +58,11 @@ impl Trial {
         // Made here: writing files to the disk takes long enough to count.
         team.mesh.device().unwrap();
         team.mesh.archive().unwrap();
-        Self { cut, how, team, bob }
+        Self { cut, how, via, team, bob }
     }
 
-    async fn send(&self, via: Via, timeout: Duration) -> Record {
-        let request = SendRequest { via: Some(via), ..message("hello", timeout) };
+    async fn send(&self, timeout: Duration) -> Record {
+        let request = SendRequest { via: Some(self.via), ..message("hello", timeout) };
         let start = Instant::now();
         let record = self.team.send("bob", &request).await;
         assert!(start.elapsed() < Duration::from_secs(20), "{self:?}: {record:?}");
@@ -79,11 +89,11 @@ impl std::fmt::Debug for Trial {
     }
 }
 
-async fn trials(hows: &[How], gone_for_good: bool) -> Vec<Trial> {
+async fn trials(hows: &[How], via: Via, gone_for_good: bool) -> Vec<Trial> {
     let mut trials = Vec::new();
     for cut in Cut::ALL {
         for how in hows {
-            trials.push(Trial::new(cut, *how, gone_for_good).await);
+            trials.push(Trial::new(cut, *how, via, gone_for_good).await);
         }
     }
     trials
@@ -92,8 +102,8 @@ async fn trials(hows: &[How], gone_for_good: bool) -> Vec<Trial> {
 #[tokio::test]
 async fn where_nobody_comes_back_the_state_says_what_is_certain() {
     for (via, hows) in [(Via::Agent, &How::ALL[..]), (Via::Chat, &[How::Drop])] {
-        let trials = trials(hows, true).await;
-        let sends = trials.iter().map(|trial| trial.send(via, Duration::from_secs(2)));
+        let trials = trials(hows, via, true).await;
+        let sends = trials.iter().map(|trial| trial.send(Duration::from_secs(2)));
         for (trial, record) in trials.iter().zip(join_all(sends).await) {
             trial.check(&record, certain(trial.cut));
         }
@@ -102,8 +112,8 @@ async fn where_nobody_comes_back_the_state_says_what_is_certain() {
 
 #[tokio::test]
 async fn a_connection_cut_once_costs_no_reply_and_no_second_turn() {
-    let trials = trials(&[How::Close(1011), How::Drop, How::Reset], false).await;
-    let sends = trials.iter().map(|trial| trial.send(Via::Agent, Duration::from_secs(60)));
+    let trials = trials(&[How::Close(1011), How::Drop, How::Reset], Via::Agent, false).await;
+    let sends = trials.iter().map(|trial| trial.send(Duration::from_secs(60)));
     for (trial, record) in trials.iter().zip(join_all(sends).await) {
         match certain(trial.cut) {
             // A first connect is not tried again by itself.
@@ -122,7 +132,7 @@ async fn the_fallback_carries_only_what_never_left() {
     for (place, used) in
         [(Cut::AfterTcp, true), (Cut::AfterConnectReceived, true), (Cut::BeforeAccepted, false)]
     {
-        let Trial { team, bob, .. } = Trial::new(place, How::Drop, true).await;
+        let Trial { team, bob, .. } = Trial::new(place, How::Drop, Via::Agent, true).await;
         let folder = tempfile::tempdir().unwrap();
         let (script, trace) = (folder.path().join("im"), folder.path().join("trace"));
         std::fs::write(&script, format!("#!/bin/sh\necho \"$@\" > {}\n", trace.display())).unwrap();

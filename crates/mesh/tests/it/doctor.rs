@@ -38,7 +38,7 @@ async fn a_paired_peer_is_healthy_to_the_end() {
     let (team, bob) = Team::with_bob(Script::new().device_token("tok-device")).await;
     team.device_token_for("bob", "tok-device");
     let report = examine_bob(&team).await;
-    let rest = [("auth", Status::Ok), ("pairing", Status::Ok), ("scope", Status::Ok), ("ready", Status::Ok)];
+    let rest = ["auth", "pairing", "scope", "identity", "ready"].map(|name| (name, Status::Ok));
     assert_eq!(peer_checks(&report), [&ANSWERS[..], &rest].concat());
     let ours: Vec<_> = report.checks.iter().filter(|c| c.scope == Scope::Local).map(|c| c.name).collect();
     let expected = [
@@ -51,6 +51,7 @@ async fn a_paired_peer_is_healthy_to_the_end() {
         "tokens-git",
         "device-key",
         "device-tokens",
+        "pins",
         "state-folder",
         "state-git",
         "own-gateway",

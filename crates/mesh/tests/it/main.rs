@@ -12,3 +12,7 @@ mod relay;
 mod sending;
 mod team;
 mod turned_away;
+mod recognizing;
+mod sending;
+mod team;
+mod trusting;

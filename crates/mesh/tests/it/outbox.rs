@@ -276,7 +276,9 @@ async fn the_work_of_a_dead_worker_is_looked_up_before_it_is_done_again() {
         Cut::BeforeAccepted,
         Cut::AfterAccepted,
     ] {
-        let bob = Script::new().fault(Fault::new(cut, How::Freeze).on_connection(1));
+        let fault = Fault::new(cut, How::Freeze).on_connection(1);
+        let fault = if cut == Cut::AfterRequestReceived { fault.of("agent") } else { fault };
+        let bob = Script::new().fault(fault);
         let bob = FakeGateway::start(bob).await;
         let team = alone();
         let id = team.keep("hello").await.record.id;

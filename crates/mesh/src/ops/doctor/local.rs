@@ -12,6 +12,7 @@ use crate::error::{MeshError, with_cause};
 use crate::git_exposure::git_exposure;
 use crate::mesh::Mesh;
 use crate::own_gateway::{self, OwnGateway};
+use crate::pins::PinsError;
 use crate::private_file::{PrivateFileError, folder_of, shell_word, wide_folder};
 use crate::registry::RegistryError;
 use crate::secrets::SecretsError;
@@ -20,6 +21,7 @@ use crate::secrets::SecretsError;
 pub(super) fn files(mesh: &Mesh) -> Vec<Check> {
     let tokens = &mesh.config().tokens;
     let device_tokens = mesh.device_token_store().path().to_owned();
+    let pins = mesh.pins().path();
     vec![
         timed("identity", || identity(mesh)),
         timed("registry", || registry(mesh)),
@@ -32,6 +34,7 @@ pub(super) fn files(mesh: &Mesh) -> Vec<Check> {
         timed("device-tokens", || {
             token_file(&device_tokens, mesh.device_token_store().prefixes().map(|prefixes| prefixes.len()))
         }),
+        timed("pins", || pin_file(pins, mesh.pins().all().map(|pins| pins.len()))),
         timed("state-folder", || state_folder(mesh)),
         timed("state-git", || git(&[&mesh.device_key_path(), &device_tokens])),
     ]
@@ -93,6 +96,15 @@ fn token_file(path: &Path, count: Result<usize, SecretsError>) -> Finding {
         Ok(_) if !path.exists() => Finding::ok(format!("no {} yet", path.display())),
         Ok(count) => Finding::ok(format!("{count} in {}", path.display())),
         Err(SecretsError::File(error)) => refused(&error),
+        Err(error) => Finding::fail(with_cause(&error), None),
+    }
+}
+
+fn pin_file(path: &Path, count: Result<usize, PinsError>) -> Finding {
+    match count {
+        Ok(_) if !path.exists() => Finding::ok(format!("no {} yet", path.display())),
+        Ok(count) => Finding::ok(format!("{count} gateways in {}", path.display())),
+        Err(PinsError::File(error)) => refused(&error),
         Err(error) => Finding::fail(with_cause(&error), None),
     }
 }

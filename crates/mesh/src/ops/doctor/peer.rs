@@ -13,9 +13,11 @@ use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::ops::probe::{Probe, StepReport, probe};
 use crate::peer::Peer;
+use crate::pins::Mark;
 use crate::private_file::shell_word;
 use crate::record::To;
 use crate::registry::Agent;
+use crate::route::recognize::Recognition;
 
 /// What was found out about one peer.
 pub(super) struct Examined {
@@ -50,9 +52,9 @@ pub(super) async fn examine(mesh: &Mesh, agent: &Agent, timeout: Duration) -> Ex
     }
 }
 
-/// resolve, tcp, tls, websocket, challenge, auth, pairing, scope, ready.
+/// resolve, tcp, tls, websocket, challenge, auth, pairing, scope, identity, ready.
 fn checks(to: &To, probe: &Probe, has_device_token: bool) -> Vec<Check> {
-    let mut checks = Vec::with_capacity(9);
+    let mut checks = Vec::with_capacity(10);
     for report in &probe.steps {
         match (report.step, &probe.error) {
             ("auth", Some(error)) if error.refusal().is_some_and(|fault| is_pairing(&fault)) => {
@@ -66,6 +68,7 @@ fn checks(to: &To, probe: &Probe, has_device_token: bool) -> Vec<Check> {
             (_, error) => checks.push(step(to, report, error.as_ref())),
         }
     }
+    checks.extend(identity(probe).map(|finding| finding.about(to, "identity", 0.0)));
     if probe.error.is_none() {
         checks.extend(probe.health.as_ref().map(|health| ready(to, health)));
     }
@@ -89,6 +92,21 @@ fn pairing(to: &To, has_scope: bool, has_device_token: bool) -> Finding {
     }
 }
 
+/// Which gateway it is, once it let us in.
+fn identity(probe: &Probe) -> Option<Finding> {
+    match (&probe.recognized, &probe.error) {
+        (_, Some(error @ MeshError::IdentityChanged { to, mark: Mark::Identity, .. })) => {
+            Some(Finding::fail(error.to_string(), fix(to, error)))
+        }
+        (Some(Recognition::Known(id)), _) => Some(Finding::ok(format!("the gateway we know, {id}"))),
+        (Some(Recognition::New(id)), _) => {
+            Some(Finding::ok(format!("not met before; the next message keeps {id}")))
+        }
+        (Some(Recognition::Nameless), _) => Some(Finding::ok("this gateway has none")),
+        (None, _) => None,
+    }
+}
+
 fn ready(to: &To, health: &Result<f64, CallError>) -> Check {
     match health {
         Ok(ms) => Finding::ok("it answers calls").about(to, "ready", *ms),
@@ -107,6 +125,8 @@ fn fix(to: &To, error: &MeshError) -> Option<Fix> {
     match error {
         MeshError::NoCredential { .. } | MeshError::RefusedBefore { .. } => set_token(),
         MeshError::Scope { .. } => pair(to),
+        MeshError::IdentityChanged { mark: Mark::Certificate, .. } => Fix::theirs(SHOW_FINGERPRINT),
+        MeshError::IdentityChanged { .. } => Fix::ours(format!("agent-mesh trust reset {}", word(to))),
         MeshError::Connect { source, .. } => match &**source {
             ConnectError::Refused(shape) => match shape.fault() {
                 Fault::TokenMismatch | Fault::TokenMissing => set_token(),
@@ -116,9 +136,7 @@ fn fix(to: &To, error: &MeshError) -> Option<Fix> {
                 fault if fault.is_auth() && !matches!(fault, Fault::RateLimited { .. }) => pair(to),
                 _ => None,
             },
-            ConnectError::PinMismatch { .. } | ConnectError::Untrusted { .. } => {
-                Fix::theirs(SHOW_FINGERPRINT)
-            }
+            ConnectError::Untrusted { .. } => Fix::theirs(SHOW_FINGERPRINT),
             ConnectError::Resolve { .. } | ConnectError::PublicAddress { .. } => None,
             _ => Fix::theirs(GATEWAY_STATUS),
         },

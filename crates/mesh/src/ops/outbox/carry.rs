@@ -173,6 +173,7 @@ fn is_local(error: &MeshError) -> bool {
         MeshError::Archive(_)
             | MeshError::Registry(_)
             | MeshError::Secrets(_)
+            | MeshError::Pins(_)
             | MeshError::Device(_)
             | MeshError::Identity(_)
     )
