@@ -1,26 +1,22 @@
 //! From an endpoint to a WebSocket: resolve, TCP, TLS, upgrade.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use openclaw_protocol::MAX_PAYLOAD;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::{self, protocol::WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use crate::endpoint::{Endpoint, is_private};
+use crate::endpoint::Endpoint;
 use crate::error::{ConnectError, Lost};
+use crate::eyeballs::{Race, System};
 use crate::tls::{Fingerprint, Verifier};
 use crate::trace::{Step, Trace};
-
-/// How long one address may take before the next one is tried beside it (RFC 8305 recommends 250 ms).
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// What a transport must be able to do.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -35,21 +31,8 @@ pub struct DialOptions {
     pub pin: Option<Fingerprint>,
     /// Refuse to speak plain text to a public address.
     pub private_only: bool,
-}
-
-/// Looks up an endpoint's addresses.
-///
-/// # Errors
-/// When the name means nothing, or the deadline passes.
-pub async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-    let lookup = tokio::net::lookup_host((endpoint.host(), endpoint.port()));
-    let failed = |source| ConnectError::Resolve { host: endpoint.host().to_owned(), source };
-    let found = timeout_at(deadline, lookup).await.map_err(|_| ConnectError::Deadline(Step::Resolve))?;
-    let addresses: Vec<SocketAddr> = found.map_err(failed)?.collect();
-    if addresses.is_empty() {
-        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
-    }
-    Ok(addresses)
+    /// Other addresses of the same gateway, tried when the endpoint cannot be reached, or is slow.
+    pub alternatives: Vec<Endpoint>,
 }
 
 /// A WebSocket to an endpoint.
@@ -59,20 +42,20 @@ pub(crate) async fn dial(
     deadline: Instant,
     trace: &mut Trace,
 ) -> Result<Socket, ConnectError> {
+    let endpoints: Vec<&Endpoint> = std::iter::once(endpoint).chain(&options.alternatives).collect();
     let start = Instant::now();
-    let addresses = resolve(endpoint, deadline).await?;
-    let public = addresses.iter().find(|a| !is_private(a.ip()));
-    if let (true, false, Some(addr)) = (options.private_only, endpoint.is_tls(), public) {
-        return Err(ConnectError::PublicAddress { host: endpoint.host().to_owned(), addr: *addr });
-    }
-    let shown: Vec<String> = addresses.iter().map(|a| a.ip().to_string()).collect();
-    trace.passed(Step::Resolve, start, shown.join(", "));
-
-    let start = Instant::now();
-    let tcp = timeout_at(deadline, first_to_connect(&addresses))
-        .await
-        .map_err(|_| ConnectError::Deadline(Step::Tcp))??;
+    let connected =
+        timeout_at(deadline, Race::new(&System, &endpoints, options.private_only).run(trace)).await;
+    let resolved = trace.steps.last().filter(|done| done.step == Step::Resolve);
+    let (tcp, place) = match connected {
+        Ok(connected) => connected?,
+        Err(_) => return Err(ConnectError::Deadline(resolved.map_or(Step::Resolve, |_| Step::Tcp))),
+    };
+    // Requests are small and answers are awaited: Nagle would only delay them.
+    let _ = tcp.set_nodelay(true);
+    let start = resolved.map_or(start, |resolved| start + resolved.took);
     trace.passed(Step::Tcp, start, tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default());
+    let endpoint = endpoints[place];
 
     let stream: Box<dyn Io> = if endpoint.is_tls() {
         let start = Instant::now();
@@ -83,33 +66,6 @@ pub(crate) async fn dial(
         Box::new(tcp)
     };
     upgrade(stream, &endpoint.to_string(), deadline, trace).await
-}
-
-/// Tries the addresses in order, each one 250 ms after the one before, and takes the first that connects.
-async fn first_to_connect(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
-    let mut attempts: FuturesUnordered<_> = addresses
-        .iter()
-        .zip(0u32..)
-        .map(|(addr, place)| async move {
-            // Even a sleep of nothing waits for the timer's next millisecond.
-            if place > 0 {
-                sleep(NEXT_ADDRESS_AFTER * place).await;
-            }
-            TcpStream::connect(addr).await.map_err(|source| ConnectError::Tcp { addr: *addr, source })
-        })
-        .collect();
-    let mut last = None;
-    while let Some(attempt) = attempts.next().await {
-        match attempt {
-            Ok(stream) => {
-                // Requests are small and answers are awaited: Nagle would only delay them.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or(ConnectError::Deadline(Step::Tcp)))
 }
 
 async fn tls(

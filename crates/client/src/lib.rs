@@ -35,6 +35,7 @@ mod dial;
 mod driver;
 mod endpoint;
 mod error;
+mod eyeballs;
 mod link;
 mod run;
 mod secret;
@@ -42,7 +43,7 @@ mod tls;
 mod trace;
 
 pub use client::{Client, Events, GatewayEvent};
-pub use dial::{DialOptions, resolve};
+pub use dial::DialOptions;
 pub use endpoint::{Endpoint, EndpointError, Exposure, check_http_url};
 pub use error::{CallError, ConnectError, Lost};
 pub use link::{Access, Challenged, Credential, Link};

@@ -196,6 +196,12 @@ impl Mesh {
         &self.pins
     }
 
+    /// The folder of what is remembered between syncs.
+    #[must_use]
+    pub(crate) fn sync_folder(&self) -> PathBuf {
+        self.config.state_dir.join("sync")
+    }
+
     /// The file of shared tokens.
     #[must_use]
     pub fn token_store(&self) -> TokenStore {

@@ -35,8 +35,16 @@ impl Peer {
             Some(pin) => (Some(pin), PinnedBy::Registry),
             None => (our_pin(mesh, &to, &endpoint)?, PinnedBy::Us),
         };
-        let private_only = private_only(&endpoint, mesh.config().plain_text)?;
-        Ok(Self { to, endpoint, dial: DialOptions { pin, private_only }, pinned_by })
+        let mut dial = DialOptions { pin, ..DialOptions::default() };
+        dial.private_only = private_only(&endpoint, mesh.config().plain_text)?;
+        // Where it may not be dialled in plain text, there is only the first.
+        if let Some(second) = agent.alternative()
+            && let Ok(only) = private_only(&second, mesh.config().plain_text)
+        {
+            dial.private_only |= only;
+            dial.alternatives.push(second);
+        }
+        Ok(Self { to, endpoint, dial, pinned_by })
     }
 
     /// What it means that a connection to this teammate's gateway did not come to be.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_team_mesh::ops::list::{Listed, Status, list};
+use agent_team_mesh::ops::list::{Listed, Status, last_sync, list};
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
@@ -18,7 +18,8 @@ const REASONS: usize = 50;
 /// List the team, and whose gateway answers
 ///
 /// Asks every gateway for its challenge, all at once, and shows no credential. `paired` means that the gateway issued
-/// a token to our device. With --watch it looks again and again until Ctrl-C; under --json each look is one line.
+/// a token to our device. An address with a star is older than the last sync: it stood in the registry already, and no
+/// source named it. With --watch it looks again and again until Ctrl-C; under --json each look is one line.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Look again and again, until Ctrl-C
@@ -62,7 +63,16 @@ async fn look(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<(), CliEr
             ui.note(Line::styled(style::FAINT, format!("{}: {reason}", agent.name)));
         }
     }
-    let mut fields = json!({ "agents": agents, "summary": { "total": agents.len(), "online": online } });
+    let last_sync = last_sync(&mesh).map(|last| last.at);
+    if let (Some(at), true) = (last_sync, agents.iter().any(|agent| agent.older_than_sync)) {
+        ui.note(Line::styled(
+            style::FAINT,
+            format!("* no source named this address in the last sync, {at:.0}"),
+        ));
+    }
+    let summary = json!({ "total": agents.len(), "online": online });
+    let last_sync = last_sync.map(|at| at.to_string());
+    let mut fields = json!({ "agents": agents, "summary": summary, "lastSync": last_sync });
     if let Some(now) = now {
         fields["at"] = now.to_string().into();
     }
@@ -81,6 +91,11 @@ fn row(agent: &Listed) -> Vec<String> {
         dash(agent.latency_ms.map(|ms| format!("{ms:.1} ms"))),
         agent.token.to_owned(),
         if agent.paired { "yes" } else { "no" }.to_owned(),
-        dash(agent.address.clone()),
+        dash(
+            agent
+                .address
+                .as_ref()
+                .map(|address| format!("{address}{}", if agent.older_than_sync { " *" } else { "" })),
+        ),
     ]
 }

@@ -181,3 +181,35 @@ async fn what_a_source_says_does_not_drive_the_terminal() {
     let out = host.run(&["sync", "--from", "file:team.json"]).await.ok();
     assert!(out.stdout.starts_with("+ E\\u{1b}[2Jve + Mallory (eve)"), "{}", out.stdout);
 }
+
+#[tokio::test]
+async fn list_says_which_addresses_are_older_than_the_last_sync() {
+    let host = host();
+    let older = async |host: &Host| {
+        let document = host.run(&["list", "--json"]).await.ok().json();
+        let rows = document["agents"].as_array().unwrap().clone();
+        let names = rows.iter().filter(|row| row["olderThanSync"] == true);
+        let names: Vec<String> = names.map(|row| row["name"].as_str().unwrap().to_owned()).collect();
+        (document["lastSync"].is_string(), names)
+    };
+    host.write("team.csv", CSV);
+    host.run(&["sync", "--from", "file:team.csv", "--dry-run"]).await.ok();
+    assert_eq!(older(&host).await, (false, vec![]), "a dry run is no sync");
+    host.run(&["sync", "--from", "file:team.csv"]).await.ok();
+    assert_eq!(older(&host).await, (true, vec!["Bob".to_owned()]));
+    let out = host.run(&["list"]).await.ok();
+    assert!(out.stdout.contains("ws://10.0.0.2:18789 *") && out.stderr.contains("last sync"), "{out:?}");
+
+    // Edited since: newer than the sync.
+    let edited = fs::read_to_string(host.config("registry.json")).unwrap().replace("10.0.0.2", "10.0.0.5");
+    host.write(host.config("registry.json"), edited);
+    assert_eq!(older(&host).await, (true, vec![]));
+    // Confirmed, although nothing changes.
+    host.write("team.csv", format!("{CSV}Robert,bob@example.com,10.0.0.5\n"));
+    host.run(&["sync", "--from", "file:team.csv"]).await.ok();
+    assert_eq!(older(&host).await, (true, vec![]));
+    // Asked elsewhere, where nobody knows Carol: her address stays, and is older.
+    host.write("other.csv", "Name,Email,IP\nBob,bob@example.com,10.0.0.5\n");
+    host.run(&["sync", "--from", "file:other.csv"]).await.ok();
+    assert_eq!(older(&host).await, (true, vec!["Carol".to_owned()]));
+}

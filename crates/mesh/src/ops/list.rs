@@ -9,6 +9,7 @@ use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::registry::Agent;
+use crate::sync::LastSync;
 
 /// How many gateways are asked at once: all of a usual team, and well below the usual limit of 1,024 descriptors.
 const AT_ONCE: usize = 256;
@@ -25,6 +26,8 @@ pub struct Listed {
     pub email_prefix: String,
     /// Where the gateway is.
     pub address: Option<String>,
+    /// Whether that address stood in the registry before the last sync, and no source named it then.
+    pub older_than_sync: bool,
     /// Whether this is us.
     #[serde(rename = "self")]
     pub is_self: bool,
@@ -75,10 +78,21 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<Listed>, MeshError> {
     // Read here so that a broken file is one error, not one a peer.
     mesh.shared_token("")?;
     mesh.device_token("")?;
+    let last = last_sync(mesh);
     // Collected and boxed for those who need a future that is `Send`: else the compiler does not see that this one is.
     let looks: Vec<_> = agents.iter().map(|agent| look_at(mesh, agent).boxed()).collect();
     let rows = stream::iter(looks).buffered(AT_ONCE);
-    Ok(rows.collect().await)
+    let mut rows: Vec<Listed> = rows.collect().await;
+    for (row, agent) in rows.iter_mut().zip(agents) {
+        row.older_than_sync = last.as_ref().is_some_and(|last| last.is_newer_than_address_of(agent));
+    }
+    Ok(rows)
+}
+
+/// The last sync of our registry on this host, if there was one.
+#[must_use]
+pub fn last_sync(mesh: &Mesh) -> Option<LastSync> {
+    LastSync::load(&mesh.sync_folder(), &mesh.config().registry)
 }
 
 async fn look_at(mesh: &Mesh, agent: &Agent) -> Listed {
@@ -89,6 +103,7 @@ async fn look_at(mesh: &Mesh, agent: &Agent) -> Listed {
         nickname: agent.nickname().map(str::to_owned),
         email_prefix: agent.email_prefix.clone(),
         address: None,
+        older_than_sync: false,
         is_self: mesh.is_me(agent),
         status: Status::NoAddress,
         latency_ms: None,

@@ -11,7 +11,8 @@ use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::private_file;
 use crate::registry::{Registry, RegistryError};
-use crate::sync::{Answer, Changes, Fetch, Source, SyncError, merge::merge};
+use crate::sync::last::Named;
+use crate::sync::{Answer, Changes, Fetch, LastSync, Source, SyncError, merge::merge};
 
 /// What to sync from, and how.
 #[derive(Clone, Debug)]
@@ -35,6 +36,9 @@ pub struct SyncPlan {
     pub changes: Changes,
     registry: Registry,
     path: PathBuf,
+    /// What is remembered of this sync, and in which folder.
+    named: Named,
+    memory: PathBuf,
     /// Held until the registry is written, so that two syncs do not undo each other's. None in a dry run.
     lock: Option<File>,
 }
@@ -45,12 +49,16 @@ impl SyncPlan {
     /// # Errors
     /// When the file cannot be written; it is then as it was.
     pub fn write(mut self) -> Result<bool, MeshError> {
-        if self.lock.is_none() || !self.changes.any() {
+        if self.lock.is_none() {
             return Ok(false);
         }
-        self.registry.synced_at = Some(format!("{:.0}", Timestamp::now()));
-        self.registry.save(&self.path)?;
-        Ok(true)
+        let changed = self.changes.any();
+        if changed {
+            self.registry.synced_at = Some(format!("{:.0}", Timestamp::now()));
+            self.registry.save(&self.path)?;
+        }
+        LastSync::new(&self.path, &self.registry, &self.named).save(&self.memory);
+        Ok(changed)
     }
 }
 
@@ -60,7 +68,7 @@ impl SyncPlan {
 /// When a source cannot be asked, is empty or broken, or the registry cannot be used.
 pub async fn sync(mesh: &Mesh, options: &SyncOptions) -> Result<SyncPlan, MeshError> {
     let how = Fetch {
-        memory: mesh.config().state_dir.join("sync"),
+        memory: mesh.sync_folder(),
         connect_timeout: mesh.config().connect_timeout,
         timeout: options.timeout,
         allow_empty: options.allow_empty,
@@ -76,13 +84,14 @@ async fn ask(registry: &Path, options: &SyncOptions, how: &Fetch) -> Result<Sync
     let answers = try_join_all(options.sources.iter().map(|source| source.fetch(how))).await?;
     // In our folder and not beside the registry, which is often in a work tree of git's.
     let lock = if options.dry_run { None } else { Some(private_file::lock(&how.memory.join("registry"))?) };
-    plan(registry, answers, options.prefer_source, lock)
+    plan(registry, answers, options.prefer_source, &how.memory, lock)
 }
 
 fn plan(
     path: &Path,
     answers: Vec<Answer>,
     prefer_source: bool,
+    memory: &Path,
     lock: Option<File>,
 ) -> Result<SyncPlan, MeshError> {
     // Read here and not taken from the mesh: it may have changed while the sources were asked.
@@ -90,8 +99,9 @@ fn plan(
         Err(RegistryError::Missing { .. }) => Registry::default(),
         other => other?,
     };
+    let named = Named::of(&answers);
     let changes = merge(&mut registry, answers, prefer_source);
-    Ok(SyncPlan { changes, registry, path: path.to_owned(), lock })
+    Ok(SyncPlan { changes, registry, path: path.to_owned(), named, memory: memory.to_owned(), lock })
 }
 
 #[cfg(test)]

@@ -48,6 +48,16 @@ impl Agent {
             source,
         })
     }
+
+    /// Where else the same gateway may be found: at the `hostname`, when the `ip` has come to lead nowhere. A `url` says
+    /// exactly where, and has no second.
+    #[must_use]
+    pub fn alternative(&self) -> Option<Endpoint> {
+        let hostname = filled(&self.hostname)?;
+        let second = filled(&self.url).is_none() && filled(&self.ip).is_some();
+        // People also write names there that nobody can dial.
+        if second { Endpoint::from_host(hostname).ok() } else { None }
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +81,21 @@ mod tests {
             ("", "", "agent-bob-0:1234", "ws://agent-bob-0:1234"),
         ] {
             assert_eq!(agent(url, ip, hostname).address().unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn the_hostname_is_the_second_choice_beside_an_ip_only() {
+        for (url, ip, hostname, expected) in [
+            ("", "10.0.0.1", "agent-bob-0", Some("ws://agent-bob-0:18789")),
+            ("", "10.0.0.1:99", "agent-bob-0:1234", Some("ws://agent-bob-0:1234")),
+            ("", "10.0.0.1", "Bob's old laptop", None),
+            ("", "10.0.0.1", "", None),
+            ("", "", "agent-bob-0", None),
+            ("wss://bob.example.com", "10.0.0.1", "agent-bob-0", None),
+        ] {
+            let second = agent(url, ip, hostname).alternative().map(|endpoint| endpoint.to_string());
+            assert_eq!(second.as_deref(), expected);
         }
     }
 

@@ -23,6 +23,7 @@ mod hostnames;
 mod http;
 #[cfg(feature = "k8s")]
 mod k8s;
+pub(crate) mod last;
 pub(crate) mod merge;
 mod remembered;
 mod table;
@@ -31,6 +32,7 @@ mod watch;
 mod words;
 
 pub use error::{Broken, SyncError};
+pub use last::LastSync;
 pub use merge::{Changed, Changes, Difference, Who};
 pub use uri::{DnsUri, GitUri, K8sKind, K8sUri, SourceUri, UriError};
 pub use watch::{Signal, Watcher};

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod addresses;
 mod cuts;
 mod doctor;
 mod letting_in;
