@@ -77,9 +77,8 @@ export class Person {
   }
 }
 
-/** `agent-mesh serve` as a background process; `args` come after `serve`. */
-export async function startServe({ host, listen = "127.0.0.1:0", token, args }) {
-  const home = tempDir("home-serve");
+/** `agent-mesh serve` as a background process; `args` come after `serve`. With the `home` of an earlier one it is that gateway, restarted. */
+export async function startServe({ host, listen = "127.0.0.1:0", token, args, home = tempDir("home-serve") }) {
   const env = { PATH: "/usr/bin:/bin", HOME: home, MESH_GATEWAY_TOKEN: token };
   const running = start([agentMesh, "serve", "--listen", listen, ...args], { host, env, cwd: home });
   const lines = await until("serve's first line", () => {

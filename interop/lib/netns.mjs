@@ -6,6 +6,19 @@ const ip = (...args) => execFileSync("ip", args, { stdio: ["ignore", "pipe", "pi
 /** False, or the reason why tests that need namespaces (or must not reach the outside) cannot run. For `{ skip }`. */
 export const notIsolated = process.env.AGENT_MESH_ISOLATED === "1" ? false : "only inside interop/isolated (start it through interop/run)";
 
+/** Each of the two hosts gets the other's address, as when pods roll and addresses are given out anew. */
+export function swapAddresses(network, one, other) {
+  const move = (verb, host, address) => ip("-n", network[host].name, "addr", verb, `${address}/24`, "dev", "eth0");
+  const [first, second] = [network[one].address, network[other].address];
+  move("del", one, first);
+  move("del", other, second);
+  move("add", one, second);
+  move("add", other, first);
+  [network[one].address, network[other].address] = [second, first];
+  // Nobody may go on sending to the old place because it remembers who had the address.
+  for (const { name } of Object.values(network).filter(({ name }) => name)) ip("-n", name, "neigh", "flush", "all");
+}
+
 /**
  * One namespace per host, all on one bridge in a namespace of its own. The test process stands on that network too (as
  * `test`), so that it can dial a gateway as a remote peer. Returns `{ alice: { name, address }, …, test: { address } }`.

@@ -59,7 +59,8 @@ export async function startRealGateway({ name, host, tls = false }) {
 
   const model = await startMockModel({ host, port: modelPort, ledger });
   const env = { PATH: process.env.PATH, HOME: home, TMPDIR: path.join(home, "tmp"), OPENCLAW_SKIP_CHANNELS: "1", NO_COLOR: "1" };
-  const gateway = start([process.execPath, openclaw, "gateway", "run"], { host, env, cwd: home });
+  const launch = () => start([process.execPath, openclaw, "gateway", "run"], { host, env, cwd: home });
+  let gateway = launch();
 
   const scheme = tls ? "wss" : "ws";
   const self = {
@@ -75,7 +76,14 @@ export async function startRealGateway({ name, host, tls = false }) {
     calls: (marker) => readLedger(ledger).filter((call) => marker === undefined || call.marker === marker),
     /** OpenClaw's own CLI on this gateway's host. */
     cli: (...args) => run([process.execPath, openclaw, ...args], { host, env, cwd: home }),
-    signal: gateway.signal,
+    signal: (name) => gateway.signal(name),
+    /** Down, a change while it is down, and up again with the same home. */
+    async restart(change) {
+      await gateway.stop();
+      change();
+      gateway = launch();
+      await until(`${name}'s gateway again`, () => ready(self, gateway), { ms: 120_000, every: 200 });
+    },
     stop: () => Promise.all([gateway.stop(), model.stop()]),
   };
   try {

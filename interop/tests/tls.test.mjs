@@ -2,7 +2,7 @@
 // (self-signed, no name in it), so only the pin of the registry can let it through.
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { marker, replyTo } from "../lib/markers.mjs";
@@ -67,10 +67,42 @@ describe("over TLS", { skip: notIsolated }, () => {
     assert.equal(sent.json.reply.text, replyTo(text));
   });
 
+  test("trust add pins what the gateway shows, and no credential goes with the question", async () => {
+    const adding = person("adding", "dave", dave.loopbackUrl);
+    await adding.expect(5, "send", "--to", "dave", "--message", "hello");
+    const wrong = await adding.expect(5, "trust", "add", "dave", "--fingerprint", "0".repeat(64));
+    assert.equal(wrong.json.error.code, "identity-changed");
+    const added = await adding.expect(0, "trust", "add", "dave");
+    assert.equal(added.json.certificate.fingerprint, pin);
+    const text = marker();
+    const { json } = await adding.expect(0, "send", "--to", "dave", "--message", `say ${text}`);
+    assert.equal(json.reply.text, replyTo(text));
+    const shown = (await adding.expect(0, "trust", "show", "dave")).json;
+    assert.match(shown.identity.deviceId, /^[0-9a-f]{64}$/);
+  });
+
   test("plain ws:// to a TLS port is unreachable, at once and not at the deadline", async () => {
     const plain = person("plain", "alice", dave.url.replace("wss", "ws"));
     const sent = await plain.mesh("send", "--to", "dave", "--timeout", "10s", "--message", "hello");
     assert.equal(sent.code, 6, sent.shown);
     assert.ok(sent.ms < 5000, `${sent.ms} ms`);
+  });
+
+  // The last one: it takes the gateway down to give it another certificate.
+  test("a changed certificate is identity-changed before anything is sent, until trust reset", async () => {
+    const alice = person("again", "dave", dave.loopbackUrl);
+    await alice.expect(0, "trust", "add", "dave");
+    await dave.restart(() => rmSync(path.join(dave.home, ".openclaw/gateway/tls"), { recursive: true }));
+    const text = marker();
+    const changed = await alice.expect(5, "send", "--to", "dave", "--message", `say ${text}`);
+    assert.equal(changed.json.error.code, "identity-changed");
+    assert.ok(changed.json.error.message.includes(pin), changed.json.error.message);
+    assert.match(changed.json.error.hint, /agent-mesh trust reset dave/);
+    await alice.expect(5, "trust", "add", "dave");
+    await alice.expect(0, "trust", "reset", "dave");
+    assert.notEqual((await alice.expect(0, "trust", "add", "dave")).json.certificate.fingerprint, pin);
+    const { json } = await alice.expect(0, "send", "--to", "dave", "--message", `say ${text}`);
+    assert.equal(json.reply.text, replyTo(text));
+    assert.equal(dave.calls(text).length, 1);
   });
 });
