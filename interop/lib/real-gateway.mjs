@@ -45,20 +45,19 @@ async function startMockModel({ host, port, ledger }) {
 
 /**
  * The real OpenClaw with a model of its own and a fresh home, on a host of `makeNetwork` (bound to its LAN address) or
- * here (bound to loopback).
+ * here (bound to loopback). `home`, `env` and `config` are for tests that need more of it than that.
  */
-export async function startRealGateway({ name, host, tls = false }) {
-  const home = tempDir(`openclaw-${name}`);
+export async function startRealGateway({ name, host, tls = false, home = tempDir(`openclaw-${name}`), env: more = {}, config: also = {} }) {
   const token = `example-gateway-token-${randomBytes(12).toString("hex")}`;
   const [port, modelPort] = host ? [18789, 9911] : [await freePort(), await freePort()];
   const ledger = path.join(home, "ledger.jsonl");
   mkdirSync(path.join(home, "tmp"));
-  mkdirSync(path.join(home, ".openclaw"), { mode: 0o700 });
-  const settings = JSON.stringify(config({ home, port, host, token, modelPort, tls }));
+  mkdirSync(path.join(home, ".openclaw"), { recursive: true, mode: 0o700 });
+  const settings = JSON.stringify({ ...config({ home, port, host, token, modelPort, tls }), ...also });
   writeFileSync(path.join(home, ".openclaw/openclaw.json"), settings, { mode: 0o600 });
 
   const model = await startMockModel({ host, port: modelPort, ledger });
-  const env = { PATH: process.env.PATH, HOME: home, TMPDIR: path.join(home, "tmp"), OPENCLAW_SKIP_CHANNELS: "1", NO_COLOR: "1" };
+  const env = { PATH: process.env.PATH, HOME: home, TMPDIR: path.join(home, "tmp"), OPENCLAW_SKIP_CHANNELS: "1", NO_COLOR: "1", ...more };
   const launch = () => start([process.execPath, openclaw, "gateway", "run"], { host, env, cwd: home });
   let gateway = launch();
 

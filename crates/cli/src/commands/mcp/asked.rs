@@ -1,4 +1,5 @@
-//! What the tools are asked for. The comments are what a model reads of each field.
+//! What the tools are asked for. The comments are what a model reads of each field. Numbers are `i32`: some providers of
+//! models refuse the formats of unsigned ones in a schema.
 
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct Send {
     pub in_reply_to: Option<String>,
     /// How long to wait for the reply; 60 unless given.
     #[schemars(range(min = 1, max = 3600))]
-    pub timeout_seconds: Option<u64>,
+    pub timeout_seconds: Option<i32>,
     /// False returns as soon as their gateway accepted it; mesh_wait gets the reply later.
     pub wait: Option<bool>,
     /// True keeps the message in the outbox while the teammate cannot be reached.
@@ -60,7 +61,7 @@ pub struct Broadcast {
     pub in_reply_to: Option<String>,
     /// How long to wait for the replies; 60 unless given.
     #[schemars(range(min = 1, max = 3600))]
-    pub timeout_seconds: Option<u64>,
+    pub timeout_seconds: Option<i32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -70,7 +71,7 @@ pub struct Wait {
     pub id: String,
     /// How long to wait; 60 unless given.
     #[schemars(range(min = 1, max = 3600))]
-    pub timeout_seconds: Option<u64>,
+    pub timeout_seconds: Option<i32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -84,10 +85,10 @@ pub struct Log {
     pub search: Option<String>,
     /// At most so many, the newest; 20 unless given.
     #[schemars(range(min = 1, max = 200))]
-    pub limit: Option<u32>,
+    pub limit: Option<i32>,
 }
 
 /// The time given, within an hour, or the usual one.
-pub fn timeout(seconds: Option<u64>, usual: Duration) -> Duration {
-    seconds.map_or(usual, |seconds| Duration::from_secs(seconds.clamp(1, 3600)))
+pub fn timeout(seconds: Option<i32>, usual: Duration) -> Duration {
+    seconds.map_or(usual, |seconds| Duration::from_secs(u64::from(seconds.clamp(1, 3600).unsigned_abs())))
 }

@@ -133,7 +133,7 @@ impl From<Record> for Sent {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SentToAll {
     /// How many messages are in which state.
-    pub counts: BTreeMap<String, usize>,
+    pub counts: BTreeMap<String, i32>,
     pub results: Vec<Sent>,
 }
 

@@ -278,7 +278,7 @@ impl Server {
             Some(name) => Some(mesh.registry()?.find(name).map_err(MeshError::from)?.email_prefix.clone()),
             None => None,
         };
-        let limit = Some(asked.limit.unwrap_or(LOG).min(200));
+        let limit = Some(asked.limit.map_or(LOG, |limit| limit.clamp(1, 200).unsigned_abs()));
         let filter = Filter { peer, thread: asked.thread, search: asked.search, limit, ..Filter::default() };
         let stored = mesh.archive()?.list(filter).await.map_err(MeshError::from)?;
         let told = Messages { messages: stored.iter().map(Message::from).collect() };
