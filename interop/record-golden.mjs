@@ -133,6 +133,23 @@ const own = { auth: { deviceToken }, device: alice };
 await knock("res-error-scope-mismatch", { ...own, scopes: ["operator.admin"] });
 await knock("res-error-device-token-mismatch", { auth: { deviceToken: "not-a-device-token-not-a-device-token-43-ch" }, device: alice });
 
+// A one-time code, from its making to the device token. The code is JSON in base64url, with a secret in it.
+const { wire: admin } = await knock(null, { ...shared, scopes: ["operator.admin"] }, { url: door.url });
+const minting = admin.send("device.pair.setupCode", { bootstrapProfile: "limited", includeQr: false });
+const minted = await admin.answer(minting);
+const { setupCode } = minted.frame.payload;
+const code = Buffer.from(setupCode, "base64url").toString();
+secrets.set(setupCode, Buffer.from(clean(code)).toString("base64url"));
+save("client/device-pair-setup-code", admin.frames.find((f) => f.from === "client" && f.frame.id === minting));
+save("server/res-device-pair-setup-code", minted);
+admin.close();
+const carol = makeDevice();
+const invited = { auth: { bootstrapToken: JSON.parse(code).bootstrapToken }, device: carol };
+const asks = await knock("res-error-pairing-required-code", invited, { saveRequest: "code-and-device" });
+await owner.call("device.pair.approve", { requestId: asks.frame.error.details.requestId });
+(await knock("hello-ok-code", invited)).wire.close();
+await knock("res-error-bootstrap-token-invalid", { ...invited, device: makeDevice() });
+
 // What an own run looks like: without the cap, with the cap, with the cap and a subscription.
 const seen = {};
 async function observe(name, key, caps, subscribe) {

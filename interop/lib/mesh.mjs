@@ -40,8 +40,13 @@ export class Person {
   }
 
   /** Runs `agent-mesh ARGS --json` and adds the one document it must print as `json`. */
-  async mesh(...args) {
-    const result = await run([agentMesh, ...args, "--json"], { host: this.host, env: this.env, cwd: this.home });
+  mesh(...args) {
+    return this.feed(undefined, ...args);
+  }
+
+  /** The same, with something on standard input. */
+  async feed(stdin, ...args) {
+    const result = await run([agentMesh, ...args, "--json"], { host: this.host, env: this.env, cwd: this.home, stdin });
     this.#checkSecrets(args, result);
     const shown = `agent-mesh ${args.join(" ")}\nexit ${result.code ?? result.signal}\nstdout: ${result.stdout}\nstderr: ${result.stderr}`;
     try {
@@ -59,6 +64,17 @@ export class Person {
     const result = await this.mesh(...args);
     assert.equal(result.code, code, result.shown);
     return result;
+  }
+
+  /** Starts a run that prints JSON Lines; `line(n)` waits for the nth, `ended` for its exit code. */
+  begin(...args) {
+    const running = start([agentMesh, ...args, "--json"], { host: this.host, env: this.env, cwd: this.home });
+    const lines = () => running.out.stdout.split("\n").slice(0, -1);
+    return {
+      line: async (n) => JSON.parse(await until(`line ${n} of ${args.join(" ")}`, () => lines()[n - 1] ?? (!running.running() && running.out.stderr))),
+      ended: running.ended.then((result) => (this.#checkSecrets(args, result), result)),
+      stop: running.stop,
+    };
   }
 
   /** As a person would type it: text, no `--json`. */

@@ -75,6 +75,16 @@ describe("agent-mesh serve --agent echo", () => {
       assert.match(textOf(final), /is the build green\?/);
     });
 
+    test("is given a limited one-time code, in the shape of its own gateway's", async () => {
+      const params = { bootstrapProfile: "limited", includeQr: false, publicUrl: "ws://10.0.0.11:18789" };
+      const called = await gatewayCall(tap.url, "device.pair.setupCode", params);
+      assert.equal(called.code, 0, called.shown);
+      const minted = JSON.parse(called.stdout);
+      assert.deepEqual([minted.access, minted.auth, minted.gatewayUrl], ["limited", "token", params.publicUrl]);
+      const code = JSON.parse(Buffer.from(minted.setupCode, "base64url"));
+      assert.deepEqual(Object.keys(code).sort(), ["bootstrapToken", "expiresAtMs", "url"]);
+    });
+
     test("lists paired devices as the owner", async () => {
       const called = await gatewayCall(tap.url, "device.pair.list");
       assert.equal(called.code, 0, called.shown);

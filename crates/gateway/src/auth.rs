@@ -463,9 +463,9 @@ fn device_token_mismatch() -> ErrorShape {
 }
 
 fn bootstrap_invalid() -> ErrorShape {
-    let message = "bootstrap token invalid or expired";
+    let message = "setup code invalid, expired, revoked, or already used (create a new code)";
     let (code, reason) = ("AUTH_BOOTSTRAP_TOKEN_INVALID", "bootstrap_token_invalid");
-    unauthorized(message, code, reason, false, "update_auth_credentials")
+    unauthorized(message, code, reason, false, "review_auth_configuration")
 }
 
 fn scope_mismatch() -> ErrorShape {

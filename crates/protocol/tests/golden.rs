@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use openclaw_protocol::connect::{Challenge, ConnectParams, Hello, HelloOk};
 use openclaw_protocol::event::{AgentEvent, ChatEvent, ChatState, PairResolved, Shutdown, Tick};
 use openclaw_protocol::methods::{agent, chat, device, info, sessions};
@@ -72,6 +73,7 @@ fn decode_payload(name: &str, raw: &str) {
         "res-device-pair-list" | "res-device-pair-list-pending" => {
             drop(round_trip::<device::Pairings>(name, raw));
         }
+        "res-device-pair-setup-code" => drop(round_trip::<device::MintedSetupCode>(name, raw)),
         "res-gateway-identity" => drop(round_trip::<info::GatewayIdentity>(name, raw)),
         "res-health" => drop(round_trip::<info::HealthReport>(name, raw)),
         _ if name.starts_with("hello-ok") => drop(round_trip::<HelloOk>(name, raw)),
@@ -105,6 +107,7 @@ fn every_client_frame_decodes_into_its_type() {
             "chat.history" => drop(round_trip::<chat::ChatHistory>(&name, raw)),
             "chat.abort" => drop(round_trip::<chat::ChatAbort>(&name, raw)),
             "device.pair.approve" => drop(round_trip::<device::PairApprove>(&name, raw)),
+            "device.pair.setupCode" => drop(round_trip::<device::MintSetupCode>(&name, raw)),
             "device.pair.reject" => drop(round_trip::<device::PairReject>(&name, raw)),
             "sessions.messages.subscribe" => drop(round_trip::<sessions::MessagesSubscribe>(&name, raw)),
             "device.pair.list" | "agents.list" | "gateway.identity.get" | "sessions.list" | "status" => {}
@@ -123,6 +126,11 @@ fn every_recorded_refusal_means_what_it_should() {
     assert_eq!(fault("res-error-token-mismatch"), Fault::TokenMismatch);
     assert_eq!(fault("res-error-token-missing"), Fault::TokenMissing);
     assert_eq!(fault("res-error-device-token-mismatch"), Fault::DeviceTokenMismatch);
+    assert_eq!(fault("res-error-bootstrap-token-invalid"), Fault::BootstrapTokenInvalid);
+    assert!(matches!(
+        fault("res-error-pairing-required-code"),
+        Fault::PairingRequired { request_id: Some(_), .. }
+    ));
     assert_eq!(fault("res-error-device-identity-required"), Fault::DeviceIdentityRequired);
     assert_eq!(fault("res-error-scope-mismatch"), Fault::ScopeMismatch);
     assert_eq!(fault("res-error-protocol-mismatch"), Fault::ProtocolMismatch { expected: Some(4) });
@@ -151,6 +159,17 @@ fn the_recorded_runs_end_as_they_did() {
     assert_eq!(outcome("res-agent-aborted"), agent::Outcome::Aborted);
     assert_eq!(outcome("res-agent-timeout"), agent::Outcome::RunTimeout);
     assert!(matches!(outcome("res-agent-final-error"), agent::Outcome::Failed(_)));
+}
+
+#[test]
+fn a_setup_code_holds_what_a_device_needs() {
+    let text = one("server", "res-device-pair-setup-code");
+    let Ok(Frame::Response(response)) = Frame::decode(&text) else { panic!("not a response") };
+    let minted: device::MintedSetupCode = serde_json::from_str(response.payload.unwrap().get()).unwrap();
+    let json = URL_SAFE_NO_PAD.decode(&minted.setup_code).unwrap();
+    let code: device::SetupCode = serde_json::from_slice(&json).unwrap();
+    assert_eq!((&code.url, code.expires_at_ms), (&minted.gateway_url, minted.expires_at_ms));
+    assert_eq!((code.bootstrap_token.len(), minted.access.as_deref()), (43, Some("limited")));
 }
 
 #[test]

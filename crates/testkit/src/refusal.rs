@@ -94,8 +94,10 @@ impl Refusal {
     #[must_use]
     pub fn bootstrap_token_invalid() -> Self {
         let details = json!({"code": "AUTH_BOOTSTRAP_TOKEN_INVALID", "authReason": "bootstrap_token_invalid",
-                             "canRetryWithDeviceToken": false});
-        Self::invalid("unauthorized: bootstrap token invalid or expired", &details)
+                             "canRetryWithDeviceToken": false, "recommendedNextStep": "review_auth_configuration"});
+        let message = "unauthorized: setup code invalid, expired, revoked, or already used (create a new code; \
+                       review `openclaw devices list`)";
+        Self::invalid(message, &details)
     }
 
     /// Too many failures from this address: locked out for five minutes.

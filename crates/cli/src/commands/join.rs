@@ -48,14 +48,15 @@ pub async fn run(args: JoinArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     let invite = Invite::parse(text.expose()).map_err(MeshError::from)?;
     let mesh = super::open(settings, args.insecure, ui)?;
     let options = JoinOptions { from: args.from, timeout: args.timeout, replace: args.replace };
-    let mut announce = Announce { ui, invited: invite.from.is_some() };
+    let invited = invite.from.is_some();
+    let mut announce = Announce { ui, invited };
     let joined = tokio::select! {
         joined = Box::pin(join::join(&mesh, &invite, &options, &mut announce)) => joined?,
         _ = tokio::signal::ctrl_c() => {
             return Err(CliError::interrupted().hint("the same invite goes on from here, as long as it is good"));
         }
     };
-    Ok(told(&mesh, &joined, ui))
+    Ok(told(&mesh, &joined, invited, ui))
 }
 
 fn read(argument: Option<String>, ui: &Ui) -> Result<Secret, CliError> {
@@ -76,13 +77,13 @@ fn read(argument: Option<String>, ui: &Ui) -> Result<Secret, CliError> {
     Ok(Secret::new(text))
 }
 
-fn told(mesh: &Mesh, joined: &Joined, ui: &Ui) -> Exit {
+fn told(mesh: &Mesh, joined: &Joined, invited: bool, ui: &Ui) -> Exit {
     let fields = serde_json::to_value(joined).unwrap_or_default();
     let Joined { peer, registry, .. } = joined;
     if joined.status == PairStatus::Pending {
         let message = format!("{} has not let us in yet", peer.name);
         let error = CliError::new(Exit::NoReply, "not-approved-in-time", message);
-        let theirs = joined.request_id.as_deref().map(approve_commands).unwrap_or_default();
+        let theirs = joined.request_id.as_deref().map(|id| commands(id, invited)).unwrap_or_default();
         let hint = format!("on their host: {}; then give the same invite again", theirs.join("  or  "));
         return ui.document_with_error("join", fields, error.hint(hint));
     }
@@ -100,6 +101,12 @@ fn told(mesh: &Mesh, joined: &Joined, ui: &Ui) -> Exit {
     Exit::Done
 }
 
+/// What the other side runs: any one of these.
+fn commands(request_id: &str, invited: bool) -> Vec<String> {
+    let known = invited.then(|| "agent-mesh pair approve --invited".to_owned());
+    known.into_iter().chain(approve_commands(request_id)).collect()
+}
+
 /// Tells what is waited for.
 struct Announce<'a> {
     ui: &'a Ui,
@@ -110,10 +117,7 @@ struct Announce<'a> {
 impl Observer for Announce<'_> {
     fn progress(&mut self, step: Progress<'_>) {
         let Progress::PairingPending { to, request_id } = step else { return };
-        let mut commands = approve_commands(request_id);
-        if self.invited {
-            commands.insert(0, "agent-mesh pair approve --invited".to_owned());
-        }
+        let commands = commands(request_id, self.invited);
         let waits = if self.invited { "for their agent-mesh invite --wait, or " } else { "" };
         self.ui.note(format!(
             "asked {}; waiting {waits}for them to run: {}",

@@ -187,7 +187,7 @@ fn get_a_token(to: &To) -> String {
 
 fn ask_for_an_invite(to: &To) -> String {
     format!(
-        "ask {} for a new invite (agent-mesh invite, with your name), then here: agent-mesh join -",
+        "ask {} for an invite (on their host: agent-mesh invite NAME), then here: agent-mesh join -",
         to.name
     )
 }

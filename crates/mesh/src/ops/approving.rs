@@ -1,6 +1,6 @@
 //! Letting devices in without asking: those whose ids stand in the registry, and those that redeemed an invite of ours.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The first pause before our own gateway is called again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// So many requests that were left alone are remembered, so that none is told twice.
+/// So many requests are remembered, so that none is told of twice.
 const MAX_TOLD: usize = 10_000;
 
 /// Who may come in.
@@ -122,7 +122,8 @@ pub struct Doorkeeper<'a> {
     mesh: &'a Mesh,
     rules: Rules,
     book: Book,
-    told: HashSet<(String, Reason)>,
+    /// What was last said of each request.
+    told: HashMap<String, Reason>,
 }
 
 impl<'a> Doorkeeper<'a> {
@@ -132,7 +133,7 @@ impl<'a> Doorkeeper<'a> {
     /// When the registry or the file of invites cannot be used.
     pub fn new(mesh: &'a Mesh, rules: Rules) -> Result<Self, MeshError> {
         let book = Book::read(mesh, &rules)?;
-        Ok(Self { mesh, rules, book, told: HashSet::new() })
+        Ok(Self { mesh, rules, book, told: HashMap::new() })
     }
 
     /// Decides on those who wait now.
@@ -259,7 +260,8 @@ impl<'a> Doorkeeper<'a> {
         report: &mut (dyn FnMut(Report) -> ControlFlow<()> + Send),
     ) -> Result<ControlFlow<()>, MeshError> {
         let waiting = own.call(&PairList {}, Instant::now() + PATIENCE).await?.pending;
-        self.told.retain(|(id, _)| waiting.iter().any(|row| row.request_id == *id));
+        // After the list: whoever stands in it may be known since a moment before.
+        self.reread(report);
         for row in &waiting {
             if self.decide(own, row, report).await?.is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -274,16 +276,22 @@ impl<'a> Doorkeeper<'a> {
         row: &PendingDevice,
         report: &mut (dyn FnMut(Report) -> ControlFlow<()> + Send),
     ) -> Result<ControlFlow<()>, MeshError> {
+        let said = self.told.get(&row.request_id).copied();
+        // One that came while the list was asked for is in the list, and comes as an event, too.
+        if said.is_some_and(|reason| reason.verdict() == Verdict::Approved) {
+            return Ok(ControlFlow::Continue(()));
+        }
         let (to, mut reason) = self.book.judge(&self.rules, row, Timestamp::now());
         if reason.verdict() == Verdict::Approved {
             reason = self.approve(own, row, reason).await?;
-        } else if self.told.contains(&(row.request_id.clone(), reason)) {
+        }
+        if said == Some(reason) {
             return Ok(ControlFlow::Continue(()));
         }
         if self.told.len() >= MAX_TOLD {
             self.told.clear();
         }
-        self.told.insert((row.request_id.clone(), reason));
+        self.told.insert(row.request_id.clone(), reason);
         Ok(report(Report::Decided(decision(row, to, reason))))
     }
 
