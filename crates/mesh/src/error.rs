@@ -289,16 +289,6 @@ pub enum MeshError {
         /// The address in the invite.
         invite: String,
     },
-    /// Another gateway answers than the invite is for.
-    #[error("the gateway that answers is {actual}, and the invite of {} is for {expected}", to.name)]
-    OtherGateway {
-        /// Whose invite.
-        to: To,
-        /// What the invite says, 64 hex digits.
-        expected: String,
-        /// What the gateway says.
-        actual: String,
-    },
     /// The peer's gateway let us in and gave us nothing to come back with.
     #[error("{}'s gateway let us in, but gave us no token of our own", to.name)]
     NoDeviceToken {

@@ -47,6 +47,11 @@ impl Peer {
         Ok(Self { to, endpoint, dial, pinned_by })
     }
 
+    /// The same, where somebody else said what certificate to expect.
+    pub(crate) fn pinned_by(self, pinned_by: PinnedBy) -> Self {
+        Self { pinned_by, ..self }
+    }
+
     /// What it means that a connection to this teammate's gateway did not come to be.
     pub(crate) fn failed(&self, source: ConnectError) -> MeshError {
         let to = self.to.clone();

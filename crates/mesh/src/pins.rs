@@ -101,6 +101,8 @@ pub enum PinnedBy {
     Registry,
     /// This host: on first contact, or with `trust add`.
     Us,
+    /// The invite that is being redeemed.
+    Invite,
 }
 
 impl fmt::Display for Mark {

@@ -101,6 +101,7 @@ fn by(pinned_by: PinnedBy) -> &'static str {
     match pinned_by {
         PinnedBy::Registry => "the registry",
         PinnedBy::Us => "trust add",
+        PinnedBy::Invite => "an invite",
     }
 }
 

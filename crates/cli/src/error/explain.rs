@@ -155,11 +155,6 @@ fn meaning(error: &MeshError) -> Meaning {
                 to.name
             )),
         ),
-        MeshError::OtherGateway { to, .. } => Meaning(
-            Exit::Auth,
-            "identity-changed",
-            hint(format!("somebody else may be at this address: ask {}", to.name)),
-        ),
         MeshError::NoDeviceToken { .. } => Meaning(Exit::Failed, "no-device-token", None),
         MeshError::TokenOfAnotherDevice { to } => {
             Meaning(Exit::Auth, "device-token-foreign", hint(come_back_in(to)))
@@ -379,6 +374,11 @@ fn pins(error: &PinsError) -> Meaning {
 fn identity_changed(to: &To, mark: Mark, pinned_by: PinnedBy) -> Meaning {
     let (name, prefix) = (&to.name, &to.email_prefix);
     let text = match (mark, pinned_by) {
+        (_, PinnedBy::Invite) => {
+            format!(
+                "somebody else may be at the address in this invite: ask {name}, by another way than it came"
+            )
+        }
         (_, PinnedBy::Registry) => format!(
             "somebody else may be at this address: ask {name}. If it is theirs, change tlsFingerprint in the registry, and agent-mesh trust reset {prefix}"
         ),

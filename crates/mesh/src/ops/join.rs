@@ -14,11 +14,12 @@ use crate::error::MeshError;
 use crate::invite::Invite;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
+use crate::pins::{Mark, PinnedBy};
 use crate::private_file;
 use crate::progress::{Observer, Progress};
 use crate::record::To;
 use crate::registry::{Agent, LookupError, Registry, RegistryError};
-use crate::route::gateway;
+use crate::route::{gateway, recognize};
 
 /// Our clock may be ahead: an invite that seems over is shown once all the same, and its gateway decides.
 const AT_LEAST: Duration = Duration::from_secs(15);
@@ -77,6 +78,7 @@ pub async fn join(
     observer: &mut dyn Observer,
 ) -> Result<Joined, MeshError> {
     let peer = Peer::new(mesh, &entry(mesh, invite, options)?)?;
+    let peer = if invite.pin.is_some() { peer.pinned_by(PinnedBy::Invite) } else { peer };
     let deadline = Instant::now() + options.timeout.unwrap_or_else(|| time_left(invite));
     let mut asked: Option<String> = None;
     loop {
@@ -138,15 +140,20 @@ fn agree(
     pinned: Option<Fingerprint>,
     invite: &Invite,
 ) -> Result<(), MeshError> {
-    if let Some(address) = known.and_then(|agent| agent.address().ok()).filter(|known| *known != invite.url) {
+    let elsewhere = |agent: &&Agent| agent.alternative().as_ref() != Some(&invite.url);
+    let address = known.filter(elsewhere).and_then(|agent| agent.address().ok());
+    if let Some(address) = address.filter(|known| *known != invite.url) {
         let (registry, invite) = (address.to_string(), invite.url.to_string());
         return Err(MeshError::InviteElsewhere { to: to.clone(), registry, invite });
     }
     match (pinned, invite.pin) {
-        (Some(expected), Some(actual)) if expected != actual => {
-            let source = Box::new(ConnectError::PinMismatch { expected, actual });
-            Err(MeshError::Connect { to: to.clone(), source })
-        }
+        (Some(known), Some(new)) if known != new => Err(MeshError::IdentityChanged {
+            to: to.clone(),
+            mark: Mark::Certificate,
+            old: known.to_string(),
+            new: new.to_string(),
+            pinned_by: PinnedBy::Registry,
+        }),
         _ => Ok(()),
     }
 }
@@ -182,7 +189,7 @@ fn time_left(invite: &Invite) -> Duration {
 
 /// Shows the code once. When we are let in, our own token is kept.
 async fn knock(mesh: &Mesh, peer: &Peer, invite: &Invite, deadline: Instant) -> Result<(), MeshError> {
-    let failed = |source| MeshError::Connect { to: peer.to.clone(), source: Box::new(source) };
+    let failed = |source| peer.failed(source);
     let mut trace = Trace::default();
     let challenged = gateway::challenge(mesh, peer, deadline, &mut trace).await.map_err(failed)?;
     let gateway_time = challenged.gateway_time_ms();
@@ -204,14 +211,20 @@ async fn knock(mesh: &Mesh, peer: &Peer, invite: &Invite, deadline: Instant) -> 
         }
         Err(error) => return Err(failed(error)),
     };
-    let checked = check(peer, invite, &client, deadline).await;
+    let checked = check(mesh, peer, invite, &client, deadline).await;
     let kept = checked.and_then(|()| gateway::keep_device_token(mesh, peer, &client, &code));
     client.close().await;
     kept
 }
 
-/// Whether it is the gateway that the invite is for, and gives us what it promises.
-async fn check(peer: &Peer, invite: &Invite, client: &Client, deadline: Instant) -> Result<(), MeshError> {
+/// Whether it is the gateway that the invite is for, and the one we know, if we know it; and gives us what it promises.
+async fn check(
+    mesh: &Mesh,
+    peer: &Peer,
+    invite: &Invite,
+    client: &Client,
+    deadline: Instant,
+) -> Result<(), MeshError> {
     let to = || peer.to.clone();
     match &client.hello().auth {
         Some(granted) if !granted.allows(SCOPE_WRITE) => {
@@ -220,13 +233,20 @@ async fn check(peer: &Peer, invite: &Invite, client: &Client, deadline: Instant)
         Some(granted) if granted.device_token.is_some() => {}
         _ => return Err(MeshError::NoDeviceToken { to: to() }),
     }
-    let Some(expected) = &invite.gateway_id else { return Ok(()) };
-    let shown = client.call(&GatewayIdentityGet {}, deadline).await;
-    let shown = shown.map_err(|source| MeshError::Call { to: to(), source })?.device_id;
-    if shown.eq_ignore_ascii_case(expected) {
-        return Ok(());
+    if let Some(expected) = &invite.gateway_id {
+        let shown = client.call(&GatewayIdentityGet {}, deadline).await;
+        let shown = shown.map_err(|source| MeshError::Call { to: to(), source })?.device_id;
+        if !shown.eq_ignore_ascii_case(expected) {
+            return Err(MeshError::IdentityChanged {
+                to: to(),
+                mark: Mark::Identity,
+                old: expected.clone(),
+                new: shown,
+                pinned_by: PinnedBy::Invite,
+            });
+        }
     }
-    Err(MeshError::OtherGateway { to: to(), expected: expected.clone(), actual: shown })
+    recognize::check(mesh, peer, client, deadline).await
 }
 
 fn is_worthless(error: &MeshError) -> bool {

@@ -45,8 +45,10 @@ fn an_invite_that_contradicts_the_registry_is_not_followed() {
     check(&at("")).unwrap();
     assert!(matches!(check(&at("10.0.0.11")), Err(MeshError::InviteElsewhere { .. })), "without TLS");
     let pinned = Agent { tls_fingerprint: Some("cd".repeat(32)), ..there };
-    let Err(MeshError::Connect { source, .. }) = check(&pinned) else { panic!("another certificate") };
-    assert!(matches!(*source, ConnectError::PinMismatch { .. }));
+    assert!(matches!(
+        check(&pinned),
+        Err(MeshError::IdentityChanged { mark: Mark::Certificate, pinned_by: PinnedBy::Registry, .. })
+    ));
 }
 
 #[test]
