@@ -259,6 +259,12 @@ pub enum MeshError {
         #[source]
         source: Box<ConnectError>,
     },
+    /// Our own agent did not answer.
+    #[error("our own agent: {reason}")]
+    OwnAgent {
+        /// What it, or its gateway, says.
+        reason: String,
+    },
     /// Our own gateway refused.
     #[error("our own gateway: {source}")]
     OwnGatewayCall {

@@ -24,6 +24,7 @@ pub mod pins;
 pub mod private_file;
 mod process_group;
 pub mod progress;
+pub mod quoted;
 pub mod record;
 pub mod registry;
 mod route;

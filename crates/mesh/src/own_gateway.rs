@@ -4,11 +4,13 @@ use std::path::Path;
 
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::Method;
+use openclaw_client::protocol::methods::agent::{Agent, InputProvenance, Outcome};
 use openclaw_client::{
     Access, CallError, Challenged, Client, ConnectError, DialOptions, Events, Link, Lost, Secret, Trace,
 };
 use serde::Deserialize;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::error::MeshError;
 use crate::mesh::Mesh;
@@ -81,6 +83,26 @@ impl OwnGateway {
         deadline: Instant,
     ) -> Result<M::Payload, CallError> {
         self.client.call(request, deadline).await
+    }
+
+    /// Lets our own agent answer a text, and gives how that ended.
+    pub(crate) async fn ask(
+        &self,
+        session_key: &str,
+        message: String,
+        provenance: Option<InputProvenance>,
+        deadline: Instant,
+    ) -> Result<Outcome, MeshError> {
+        let request = Agent {
+            message,
+            idempotency_key: Uuid::now_v7().to_string(),
+            session_key: Some(session_key.to_owned()),
+            input_provenance: provenance,
+            ..Agent::default()
+        };
+        let failed = |source| MeshError::OwnGatewayCall { source };
+        let run = self.client.start(&request, deadline).await.map_err(failed)?;
+        run.finished(deadline).await.map_err(failed)
     }
 
     /// Its events from now on.

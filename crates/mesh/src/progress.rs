@@ -32,6 +32,13 @@ pub enum Progress<'a> {
     RoundDone(&'a Record),
     /// One of several recipients is done.
     PeerDone(&'a Record),
+    /// Somebody spoke in a dialogue.
+    Said {
+        /// Whether it was our own agent.
+        ours: bool,
+        /// What it said.
+        text: &'a str,
+    },
     /// A pairing request waits for the peer's approval.
     PairingPending {
         /// Whose approval.

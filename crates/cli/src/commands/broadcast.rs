@@ -41,6 +41,9 @@ pub struct BroadcastArgs {
     /// Be content with so many replies
     #[arg(long, value_name = "N")]
     quorum: Option<usize>,
+    /// Return with the first reply; the others keep what they have
+    #[arg(long, conflicts_with_all = ["quorum", "no_wait"])]
+    first: bool,
     /// Use the instant-message fallback for those who are unreachable
     #[arg(long)]
     fallback: bool,
@@ -66,6 +69,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         send,
         selection: Selection { only: args.only, except: args.except, tags: args.to_tag },
         concurrency: usize::from(args.concurrency),
+        enough: args.first.then_some(1),
     };
     if args.dry_run {
         return show_plans(&mesh, &request, ui);
@@ -76,7 +80,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(ui)),
     };
     watch.bar.finish_and_clear();
-    let exit = verdict(&records, args.quorum);
+    let exit = verdict(&records, args.quorum.or(args.first.then_some(1)));
     show(&records, ui);
     let fields = json!({
         "id": id,

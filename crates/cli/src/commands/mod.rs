@@ -4,6 +4,7 @@ pub mod broadcast;
 pub mod completions;
 pub mod config;
 pub mod demo;
+pub mod dialogue;
 pub mod doctor;
 pub mod init;
 pub mod invite;
@@ -41,6 +42,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Ping(args) => ping::run(&args, settings, ui).await,
         Command::Send(args) => Box::pin(send::run(args, settings, ui)).await,
         Command::Broadcast(args) => Box::pin(broadcast::run(args, settings, ui)).await,
+        Command::Dialogue(args) => Box::pin(dialogue::run(args, settings, ui)).await,
         Command::Pair(args) => Box::pin(pair::run(&args, settings, ui)).await,
         Command::Invite(args) => Box::pin(invite::run(&args, settings, ui)).await,
         Command::Join(args) => Box::pin(join::run(args, settings, ui)).await,
@@ -72,6 +74,13 @@ fn open(settings: &Settings, insecure: bool, ui: &Ui) -> Result<Mesh, CliError> 
         }
     }
     Ok(mesh)
+}
+
+/// The same for what speaks in an agent's stead: whoever calls, the limits for agents hold.
+fn open_for_agent(settings: &Settings, insecure: bool) -> Result<Mesh, CliError> {
+    let mut config = settings.mesh(insecure)?.config().clone();
+    config.caller.agent = true;
+    Ok(Mesh::new(config))
 }
 
 /// The same, with a registry that is needed.

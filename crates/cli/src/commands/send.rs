@@ -8,6 +8,7 @@ use agent_team_mesh::message::SizeNote;
 use agent_team_mesh::ops::chain;
 use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
+use agent_team_mesh::quoted::{Attachment, with_attachments};
 use agent_team_mesh::record::{Record, State, To};
 use agent_team_mesh::registry::{Agent, Via};
 use agent_team_mesh::{Mesh, MeshError, SessionChoice};
@@ -88,6 +89,9 @@ pub struct HowArgs {
     /// The route
     #[arg(long, value_enum)]
     via: Option<Route>,
+    /// Put a text file behind the message, marked as data; may be given several times
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
     /// Leave out the header that says who speaks: for people
     #[arg(long)]
     no_header: bool,
@@ -132,20 +136,32 @@ impl MessageArgs {
     }
 }
 
+fn attachment(path: &Path) -> Result<Attachment, CliError> {
+    let shown = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|e| CliError::usage(format!("{shown}: {e}")))?;
+    let text = read_whole(file, &shown)?;
+    let name = path.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned());
+    Ok(Attachment { name, text })
+}
+
+/// A message; `echo hello | agent-mesh send` means "hello".
 fn read_text(from: impl Read, name: &str) -> Result<String, CliError> {
+    let mut text = read_whole(from, name)?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+fn read_whole(from: impl Read, name: &str) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
     if bytes.len() as u64 > MAX_INPUT {
         return Err(CliError::new(Exit::Policy, "message-too-large", format!("{name} has more than 25 MiB")));
     }
-    let mut text = String::from_utf8(bytes).map_err(|e| {
+    String::from_utf8(bytes).map_err(|e| {
         CliError::usage(format!("{name} is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
-    })?;
-    // `echo hello | agent-mesh send` means "hello".
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
+    })
 }
 
 impl HowArgs {
@@ -160,6 +176,8 @@ impl HowArgs {
             Some(named) => Some(chain::of_message(mesh, named).await?),
             None => None,
         };
+        let files = self.attach.iter().map(|path| attachment(path)).collect::<Result<Vec<_>, _>>()?;
+        let message = with_attachments(&message, &files);
         Ok(SendRequest {
             session: SessionChoice { session: self.session, thread: self.thread, agent: self.agent },
             via: self.via.map(|route| match route {

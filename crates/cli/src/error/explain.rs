@@ -144,6 +144,11 @@ fn meaning(error: &MeshError) -> Meaning {
             hint("set OPENCLAW_GATEWAY_TOKEN to your own gateway's token"),
         ),
         MeshError::OwnGateway { source, .. } => own_gateway(source),
+        MeshError::OwnAgent { .. } => Meaning(
+            Exit::Failed,
+            "own-agent-failed",
+            hint("look at your own gateway's log; what was said so far stands"),
+        ),
         MeshError::OwnGatewayCall { source } => own_call(source),
         MeshError::NotMinted { source } => not_minted(source),
         MeshError::InviteEnded { to } => Meaning(Exit::Auth, "invite-expired", hint(ask_for_an_invite(to))),

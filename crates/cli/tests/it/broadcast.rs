@@ -203,3 +203,24 @@ async fn one_at_a_time_is_possible() {
     assert_eq!(document["counts"], json!({ "replied": 3 }));
     assert!(gateways.iter().all(|gateway| gateway.ledger().total() == 1));
 }
+
+#[tokio::test]
+async fn the_first_reply_is_enough_and_the_others_keep_what_they_have() {
+    let (quick, slow) = (Script::new(), Script::new().reply(|_| Reply::never()));
+    let (bob, carol) = (FakeGateway::start(slow).await, FakeGateway::start(quick).await);
+    let host = Host::with_bob(&bob.url());
+    host.registry(&json!([
+        { "name": "Bob", "emailPrefix": "bob", "url": bob.url() },
+        { "name": "Carol", "emailPrefix": "carol", "url": carol.url() },
+        { "name": "Dave", "emailPrefix": "dave", "url": carol.url() },
+    ]));
+    host.tokens(&["bob", "carol", "dave"]);
+    let first = ["--json", "broadcast", "--message", "hi", "--first", "--concurrency"];
+    let out = host.run(&[&first[..], &["1", "--except", "bob"]].concat()).await.ok().json();
+    assert_eq!(out["counts"], json!({ "replied": 1, "skipped": 1 }), "the second was not even asked");
+    let out =
+        host.run(&[&first[..], &["2", "--timeout", "50s", "--only", "bob,carol"]].concat()).await.ok().json();
+    let states: Vec<_> = out["results"].as_array().unwrap().iter().map(|result| &result["state"]).collect();
+    assert_eq!(states[1], "replied");
+    assert!(states[0] == "accepted" || states[0] == "sending" || states[0] == "skipped", "{states:?}");
+}

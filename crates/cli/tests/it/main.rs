@@ -12,6 +12,7 @@ mod backends;
 mod broadcast;
 mod config;
 mod demo;
+mod dialogue;
 mod docs;
 mod failures;
 mod guards;

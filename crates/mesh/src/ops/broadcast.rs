@@ -8,7 +8,7 @@ use super::send::{Plan, SendRequest, plan, send_planned};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::progress::{Observer, Progress, Unobserved};
-use crate::record::Record;
+use crate::record::{Record, State};
 use crate::registry::Agent;
 
 /// To whom, and how many at once.
@@ -20,6 +20,8 @@ pub struct BroadcastRequest {
     pub selection: Selection,
     /// How many connections at once.
     pub concurrency: usize,
+    /// Stop as soon as so many replied. What is under way then stays with those who have it.
+    pub enough: Option<usize>,
 }
 
 /// Which teammates of the registry. Ourselves are always left out.
@@ -79,9 +81,13 @@ pub async fn broadcast(
     if plans.is_empty() {
         return Err(MeshError::Nobody);
     }
-    // To speak to all is one decision: the first message counts for it.
-    plans.iter_mut().skip(1).for_each(|plan| plan.allowance.chorus = true);
-    let count = plans.len();
+    // To speak to all is one decision: the first message that may go counts for it.
+    let mut counted = false;
+    for plan in &mut plans {
+        plan.allowance.chorus = counted;
+        counted |= plan.is_permitted();
+    }
+    let untold: Vec<Record> = plans.iter().map(Plan::untold).collect();
     let mut running = stream::iter(
         plans
             .into_iter()
@@ -90,12 +96,32 @@ pub async fn broadcast(
             .map(|(place, plan)| async move { (place, send_one(mesh, plan, &request.send).await) }.boxed()),
     )
     .buffer_unordered(request.concurrency.max(1));
-    let mut records: Vec<Option<Record>> = (0..count).map(|_| None).collect();
+    let mut records: Vec<Option<Record>> = untold.iter().map(|_| None).collect();
+    let mut missing = request.enough.unwrap_or(usize::MAX);
     while let Some((place, record)) = running.next().await {
         observer.progress(Progress::PeerDone(&record));
+        missing -= usize::from(record.state == State::Replied);
         records[place] = Some(record);
+        if missing == 0 {
+            break;
+        }
     }
-    Ok((Uuid::now_v7(), records.into_iter().flatten().collect()))
+    drop(running);
+    let mut results = Vec::with_capacity(records.len());
+    for (record, untold) in records.into_iter().zip(untold) {
+        results.push(match record {
+            Some(record) => record,
+            None => so_far(mesh, untold).await?,
+        });
+    }
+    Ok((Uuid::now_v7(), results))
+}
+
+/// How far a message got that nobody waits for any more.
+async fn so_far(mesh: &Mesh, untold: Record) -> Result<Record, MeshError> {
+    let archive = mesh.archive()?;
+    archive.settle().await?;
+    Ok(archive.find(&untold.id).await?.map_or(untold, |stored| stored.record))
 }
 
 async fn send_one(mesh: &Mesh, plan: Plan, request: &SendRequest) -> Record {

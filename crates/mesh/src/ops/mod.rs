@@ -4,6 +4,7 @@ pub mod abort;
 pub mod approving;
 pub mod broadcast;
 pub mod chain;
+pub mod dialogue;
 pub mod doctor;
 pub mod init;
 pub mod invite;

@@ -97,6 +97,27 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether no guard speaks against its recipient.
+    pub(super) fn is_permitted(&self) -> bool {
+        !matches!(self.peer, Err(MeshError::Guard(_)))
+    }
+
+    /// The record of a plan that nobody carried out.
+    pub(super) fn untold(&self) -> Record {
+        Record {
+            to: self.to.clone(),
+            id: self.id.clone(),
+            via: self.via,
+            session: self.session.clone(),
+            bytes: self.bytes,
+            state: State::Skipped,
+            receipt: Receipt::default(),
+            reply: None,
+            warning: None,
+            error: None,
+        }
+    }
+
     /// This plan, if no guard speaks against its recipient.
     pub(super) fn permitted(self) -> Result<Self, MeshError> {
         match self.peer {

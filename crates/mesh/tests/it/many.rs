@@ -22,7 +22,12 @@ impl Observer for Order {
 }
 
 fn request() -> BroadcastRequest {
-    BroadcastRequest { send: message("standup?", SOON), selection: Selection::default(), concurrency: 64 }
+    BroadcastRequest {
+        send: message("standup?", SOON),
+        selection: Selection::default(),
+        concurrency: 64,
+        enough: None,
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ pub struct Broadcast {
     /// Not these teammates.
     #[serde(default)]
     pub except: Vec<String>,
+    /// True returns with the first reply.
+    pub first: Option<bool>,
     /// A topic with a conversation of its own on their side.
     pub thread: Option<String>,
     /// If a teammate's message made you send this one: its id, or the whole first line of it, `[agent-mesh/1 …]`.

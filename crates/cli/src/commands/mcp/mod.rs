@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use agent_team_mesh::Mesh;
-use agent_team_mesh::guard::Caller;
 use clap::Args;
 use rmcp::service::ServerInitializeError;
 use rmcp::{ServiceExt, transport};
@@ -41,9 +39,7 @@ pub struct McpArgs {
 }
 
 pub async fn run(args: &McpArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mut config = settings.mesh(args.insecure)?.config().clone();
-    config.caller = Caller { agent: true, ..config.caller };
-    let server = Server::new(Mesh::new(config), settings.timeout.value);
+    let server = Server::new(super::open_for_agent(settings, args.insecure)?, settings.timeout.value);
     if let Some(address) = args.http {
         return http::serve(address, args.token_file.as_deref(), settings, server, ui).await;
     }

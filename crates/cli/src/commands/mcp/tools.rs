@@ -241,6 +241,7 @@ impl Server {
             },
             selection: Selection { only: asked.only, except: asked.except, tags: Vec::new() },
             concurrency: AT_ONCE,
+            enough: asked.first.unwrap_or(false).then_some(1),
         };
         let (mut steps, teller) = steps(context);
         let records = tokio::select! {

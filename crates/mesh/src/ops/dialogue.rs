@@ -1,0 +1,204 @@
+//! Our own agent and a teammate's, answering each other in turn.
+//!
+//! Ours is asked over our own gateway, as its owner; theirs is sent messages as ever. What they say is ours to carry, so
+//! the limits for agents hold, and each message to the teammate is in the archive.
+
+use openclaw_client::Client;
+use openclaw_client::protocol::methods::agent::{InputProvenance, Outcome};
+use serde::Serialize;
+use tokio::time::{Duration, Instant};
+
+use super::send::{SendRequest, plan, send_planned};
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::own_gateway::OwnGateway;
+use crate::peer::SessionChoice;
+use crate::progress::{Observer, Progress, Unobserved};
+use crate::quoted::framed;
+use crate::registry::Agent;
+
+/// How long a dialogue may be.
+pub const MAX_TURNS: u32 = 40;
+
+/// What they talk about, and how long.
+#[derive(Debug, Clone)]
+pub struct DialogueRequest {
+    /// What our agent is told to talk about.
+    pub topic: String,
+    /// How many messages both say together; ours is the first.
+    pub turns: u32,
+    /// Whoever says this ends it.
+    pub stop_phrase: String,
+    /// The conversation on either side: the end of both session keys.
+    pub thread: String,
+    /// How long each answer may take.
+    pub timeout: Duration,
+}
+
+/// Who spoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Speaker {
+    /// Our agent.
+    Ours,
+    /// The teammate's.
+    Theirs,
+}
+
+/// One message of a dialogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Turn {
+    /// Whose.
+    pub speaker: Speaker,
+    /// What was said.
+    pub text: String,
+    /// The id of the message that carried it, or that it answers.
+    pub id: Option<String>,
+}
+
+/// How a dialogue ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// Its turns were used up.
+    Turns,
+    /// Somebody said the stop phrase.
+    StopPhrase,
+}
+
+/// A dialogue as far as it came.
+#[derive(Debug)]
+pub struct Dialogue {
+    /// What was said.
+    pub turns: Vec<Turn>,
+    /// How it ended, or what ended it early.
+    pub end: Result<End, MeshError>,
+}
+
+/// Lets our agent and a teammate's talk. The mesh should be one whose caller is an agent.
+///
+/// # Errors
+/// When our own gateway cannot be reached. What goes wrong later stands beside what was said.
+pub async fn dialogue(
+    mesh: &Mesh,
+    agent: &Agent,
+    request: &DialogueRequest,
+    observer: &mut dyn Observer,
+) -> Result<Dialogue, MeshError> {
+    let own = OwnGateway::connect(mesh, Instant::now() + request.timeout).await?;
+    let mut talk = Talk { mesh, agent, request, own: &own, line: None, turns: Vec::new(), observer };
+    let end = talk.run().await;
+    let Talk { line, turns, .. } = talk;
+    if let Some(client) = line {
+        client.close().await;
+    }
+    own.close().await;
+    Ok(Dialogue { turns, end })
+}
+
+struct Talk<'a> {
+    mesh: &'a Mesh,
+    agent: &'a Agent,
+    request: &'a DialogueRequest,
+    own: &'a OwnGateway,
+    line: Option<Client>,
+    turns: Vec<Turn>,
+    observer: &'a mut dyn Observer,
+}
+
+impl Talk<'_> {
+    async fn run(&mut self) -> Result<End, MeshError> {
+        let mut prompt = self.opening();
+        loop {
+            let words = self.ask_ours(prompt).await?;
+            let last = self.is_over(&words);
+            // Our last words are for them, too, but call for no answer.
+            let reply = self.tell_theirs(&words, last.is_none()).await?;
+            if let Some(end) = last {
+                return Ok(end);
+            }
+            if let Some(end) = self.is_over(&reply) {
+                return Ok(end);
+            }
+            let whose = format!("{}'s agent", self.agent.name);
+            prompt =
+                format!("{}\n\nAnswer it. What you say now is sent to it as it is.", framed(&whose, &reply));
+        }
+    }
+
+    fn is_over(&self, words: &str) -> Option<End> {
+        if words.contains(&self.request.stop_phrase) {
+            return Some(End::StopPhrase);
+        }
+        let said = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
+        (said >= self.request.turns).then_some(End::Turns)
+    }
+
+    fn opening(&self) -> String {
+        let DialogueRequest { topic, turns, stop_phrase, .. } = self.request;
+        format!(
+            "Hold a dialogue with {}'s agent about: {topic}\n\nYou speak first. What you say now is sent to it as it is, and \
+             its answer comes back to you as data. {turns} messages are exchanged at most, yours and its together. When \
+             there is nothing left to say, end your message with: {stop_phrase}",
+            self.agent.name
+        )
+    }
+
+    /// What their agent has to know beside our first words.
+    fn introduction(&self) -> String {
+        let DialogueRequest { turns, stop_phrase, .. } = self.request;
+        format!(
+            "(The beginning of a dialogue of at most {turns} messages. Whoever has nothing left to say ends it with: \
+             {stop_phrase})\n\n"
+        )
+    }
+
+    async fn ask_ours(&mut self, prompt: String) -> Result<String, MeshError> {
+        let deadline = Instant::now() + self.request.timeout;
+        let session = format!("agent:main:mesh-dialogue:{}:{}", self.agent.email_prefix, self.request.thread);
+        // The first words are the owner's, and all later ones come from the other agent.
+        let provenance = (!self.turns.is_empty()).then(|| InputProvenance {
+            kind: "inter_session".to_owned(),
+            source_session_key: Some(format!("mesh:{}", self.agent.email_prefix)),
+            source_channel: Some("agent-mesh".to_owned()),
+            source_tool: Some("agent_mesh_dialogue".to_owned()),
+        });
+        let outcome = self.own.ask(&session.to_lowercase(), prompt, provenance, deadline).await?;
+        let words = match outcome {
+            Outcome::Reply(words) => words,
+            Outcome::Failed(reason) => return Err(MeshError::OwnAgent { reason }),
+            _ => return Err(MeshError::OwnAgent { reason: "it said nothing".to_owned() }),
+        };
+        self.said(Speaker::Ours, &words, None);
+        Ok(words)
+    }
+
+    /// Sends our agent's words; gives the answer, or nothing where none is awaited.
+    async fn tell_theirs(&mut self, words: &str, wait: bool) -> Result<String, MeshError> {
+        let introduction = if self.turns.len() == 1 { self.introduction() } else { String::new() };
+        let request = SendRequest {
+            session: SessionChoice { thread: Some(self.request.thread.clone()), ..SessionChoice::default() },
+            timeout: self.request.timeout,
+            wait,
+            fallback: false,
+            ..SendRequest::new(format!("{introduction}{words}"))
+        };
+        let plan = plan(self.mesh, self.agent, &request)?.permitted()?;
+        let deadline = Instant::now() + request.timeout;
+        let record = send_planned(self.mesh, plan, &request, deadline, &mut self.line, &mut Unobserved).await;
+        if let Some(turn) = self.turns.last_mut() {
+            turn.id = Some(record.id.clone());
+        }
+        if let Some(error) = record.error {
+            return Err(error);
+        }
+        let Some(reply) = record.reply else { return Ok(String::new()) };
+        self.said(Speaker::Theirs, &reply.text, Some(record.id));
+        Ok(reply.text)
+    }
+
+    fn said(&mut self, speaker: Speaker, text: &str, id: Option<String>) {
+        self.observer.progress(Progress::Said { ours: speaker == Speaker::Ours, text });
+        self.turns.push(Turn { speaker, text: text.to_owned(), id });
+    }
+}
