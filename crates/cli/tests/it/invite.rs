@@ -110,6 +110,8 @@ async fn an_invite_that_waits_lets_alice_in_by_itself() {
     let joined = two.join(invite, &[]).await.ok().json();
     assert_eq!(joined["peer"], json!({ "name": "Bob", "emailPrefix": "bob" }));
     assert_eq!((&joined["status"], &joined["registry"]["change"]), (&json!("approved"), &json!("added")));
+    let known = two.alices.run(&["trust", "show", "bob", "--json"]).await.ok().json();
+    assert_eq!(known["identity"]["deviceId"], holds["gatewayId"], "the gateway was met with the invite");
     let approved = bob.next().await;
     assert_eq!((&approved["status"], &approved["ok"]), (&json!("approved"), &json!(true)));
     let alices_device = two.alices.run(&["whoami", "--json"]).await.ok().json()["device"]["id"].clone();
@@ -274,6 +276,22 @@ async fn what_the_registry_says_is_not_overwritten_by_an_invite() {
     let registry: Value =
         serde_json::from_slice(&fs::read(two.alices.config("registry.json")).unwrap()).unwrap();
     assert_eq!(registry["agents"][0]["note"], "ours");
+    two.send().await.ok();
+}
+
+#[tokio::test]
+async fn an_invite_to_another_gateway_than_the_one_we_know_is_refused_until_that_is_forgotten() {
+    let two = Two::new().await;
+    let old = json!({ "deviceId": "07e5".repeat(16), "publicKey": "", "since": "2026-11-23T10:00:00Z" });
+    let pins = json!({ "pins": { "bob": { "identity": old, "bootId": "an older one" } } });
+    two.alices.write(two.alices.state("pins.json"), pins.to_string());
+    let invite = two.invite().await;
+    two.join(&invite, &["--timeout", "1s"]).await.exits(3);
+    two.bob(&["pair", "approve", "--invited"]).run().await.ok();
+    let refused = two.join(&invite, &[]).await.exits(5);
+    assert_eq!(code(&refused), "identity-changed");
+    two.alices.run(&["trust", "reset", "bob"]).await.ok();
+    two.join(&invite, &[]).await.ok();
     two.send().await.ok();
 }
 
