@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use agent_mesh_benches::{Spread, Writer, ms, spread};
-use agent_team_mesh::archive::{Archive, Direction, Filter, NewMessage, Step};
+use agent_team_mesh::archive::{Allowance, Archive, Direction, Filter, NewMessage, Step};
+use agent_team_mesh::guard::{Rules, Speaker};
 use agent_team_mesh::record::{State, To};
 use agent_team_mesh::registry::Via;
 use clap::Parser;
@@ -81,6 +82,7 @@ async fn main() -> Result<ExitCode, Failure> {
     println!("|---|---|---|---|---|---|---|---|---|");
     journal("empty", &small, &mut judge).await?;
     journal(&format!("{} messages", args.messages), &large, &mut judge).await?;
+    limits(temporary.path()).await?;
 
     for over in &judge.over {
         eprintln!("must hold, and does not (slack {}): {over}", judge.slack);
@@ -259,7 +261,7 @@ async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failu
         let again = NewMessage { id: Uuid::now_v7().to_string(), ..message.clone() };
         let id = message.id.clone();
         let start = Instant::now();
-        archive.begin(message).await?;
+        archive.begin_within(message, within(Rules::default(), Speaker::Person)).await??;
         let begin = start.elapsed();
         // This one and the next but one are on nobody's way: the send does not wait for them.
         archive.note_sent(None, &id, Step::Reached { boot_id: boot_id.clone() }).await?;
@@ -294,6 +296,50 @@ async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failu
         ms(bare.p99),
         ms(added)
     );
+    Ok(())
+}
+
+fn within(rules: Rules, speaker: Speaker) -> Allowance {
+    Allowance { rules, speaker, chorus: false }
+}
+
+/// What counting adds to `begin`, the more was said: up to a limit that many messages come close to.
+async fn limits(folder: &Path) -> Result<(), Failure> {
+    println!(
+        "\n## What the limits add to a begin, {REPEATS} times each, nothing said twice, all by an agent to one peer\n"
+    );
+    println!("| said in the last day | begin without limits | begin within them | added |");
+    println!("|---|---|---|---|");
+    let much = u32::MAX;
+    for said in [0, 100, 5_000] {
+        let archive = Archive::open(&folder.join(format!("limits-{said}.db")))?;
+        let mut writer = Writer::new(3);
+        let mut new = |text: String| {
+            let to = To { name: "Bob".to_owned(), email_prefix: "bob".to_owned() };
+            NewMessage { peer: to, direction: Direction::Out, ..message(&mut writer, text) }
+        };
+        let wide =
+            Rules { peer_per_hour: much, total_per_hour: much, thread_per_day: much, ..Rules::default() };
+        for number in 0..said {
+            archive.begin_within(new(format!("before {number}")), within(wide, Speaker::Agent)).await??;
+        }
+        // Every count walks over all that was said and finds that one more may be.
+        let limit = said + u32::try_from(REPEATS)? + 1;
+        let close = Rules { peer_per_hour: limit, total_per_hour: limit, thread_per_day: limit, ..wide };
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for number in 0..REPEATS {
+            let message = new(format!("without {number}"));
+            let start = Instant::now();
+            archive.begin(message).await?;
+            without.push(start.elapsed());
+            let message = new(format!("within {number}"));
+            let start = Instant::now();
+            archive.begin_within(message, within(close, Speaker::Agent)).await??;
+            with.push(start.elapsed());
+        }
+        let (without, with) = (spread(without).median, spread(with).median);
+        println!("| {said} | {} | {} | {} |", ms(without), ms(with), ms(with.saturating_sub(without)));
+    }
     Ok(())
 }
 
