@@ -25,6 +25,9 @@ pub struct Config {
     pub identity: GatewayIdentity,
     /// The agent's name for people, as `agents.list` shows it.
     pub agent_name: String,
+    /// Where clients reach this gateway over HTTP, such as `https://bob.example.com`, for its A2A card. None says what the
+    /// client called it.
+    pub public_url: Option<String>,
     /// What `hello-ok` calls the server's version.
     pub version: String,
     /// Where approved devices are kept.
@@ -57,6 +60,7 @@ impl Config {
             token,
             identity,
             agent_name: "agent-mesh".to_owned(),
+            public_url: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store: Arc::new(MemoryStore::default()),
             memory: Arc::new(NoMemory),
@@ -198,6 +202,8 @@ pub struct Timing {
     pub close: Duration,
     /// How long active runs may take to finish at a shutdown.
     pub drain: Duration,
+    /// How long an A2A request waits for its task before it says how far that is.
+    pub task: Duration,
     /// The longest a run may take. The agent may have a limit of its own; the smaller one holds.
     pub run: Duration,
     /// How long an agent may take to stop when told to.
@@ -219,6 +225,7 @@ impl Default for Timing {
             tick: seconds(30),
             close: seconds(2),
             drain: seconds(10),
+            task: seconds(120),
             run: seconds(600),
             abort: seconds(2),
             cache: seconds(300),

@@ -1,18 +1,23 @@
 //! What the port answers over plain HTTP, and whether a request is an upgrade.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
+use futures_util::stream::poll_fn;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Method, Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// An answer.
-pub(crate) type Reply = Response<Full<Bytes>>;
+/// An answer: whole, or written while it is sent.
+pub(crate) type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// The page at `/`: the bash skill takes a 200 there for "online". It names neither the agent nor the version.
 const PAGE: &str = "<!doctype html><html><head><meta charset=\"utf-8\"><title>agent-mesh</title></head>\
@@ -33,9 +38,7 @@ pub(crate) fn plain(method: &Method, path: &str, draining: bool) -> Reply {
         _ => return json(StatusCode::NOT_FOUND, r#"{"error":"not_found"}"#),
     };
     if method != Method::GET && method != Method::HEAD {
-        let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, r#"{"error":"method_not_allowed"}"#);
-        reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return reply;
+        return wrong_method("GET, HEAD");
     }
     typed(StatusCode::OK, kind, body)
 }
@@ -45,8 +48,33 @@ pub(crate) fn json(status: StatusCode, body: &'static str) -> Reply {
     typed(status, "application/json", body)
 }
 
+/// A path that takes other methods.
+pub(crate) fn wrong_method(allowed: &'static str) -> Reply {
+    let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, r#"{"error":"method_not_allowed"}"#);
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    reply
+}
+
+/// A JSON document that nobody keeps.
+pub(crate) fn document(content: &Value) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(content.to_string())).boxed_unsync());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
+/// Server-sent events, as they come out of a queue.
+pub(crate) fn events(mut queue: mpsc::Receiver<Bytes>) -> Reply {
+    let frames =
+        poll_fn(move |cx| queue.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event)))));
+    let mut reply = Response::new(StreamBody::new(frames).boxed_unsync());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
 fn typed(status: StatusCode, kind: &'static str, body: &'static str) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    let mut reply = Response::new(Full::new(Bytes::from_static(body.as_bytes())).boxed_unsync());
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply
@@ -71,7 +99,7 @@ pub(crate) fn switch(method: &Method, headers: &HeaderMap) -> Result<Reply, &'st
     let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
         return Err(r#"{"error":"bad_websocket_key"}"#);
     };
-    let mut reply = Response::new(Full::default());
+    let mut reply = Response::new(Full::default().boxed_unsync());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let fields = reply.headers_mut();
     fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

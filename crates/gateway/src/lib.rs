@@ -24,6 +24,7 @@
 //! - [`Memory`]: what was said before this gateway started;
 //! - [`agent`]: who answers.
 
+mod a2a;
 mod access;
 pub mod agent;
 mod auth;

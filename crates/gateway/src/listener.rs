@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, sleep};
 
+use crate::a2a;
 use crate::connection::{self, Arrival};
 use crate::http::{self, Reply};
 use crate::seats::{Seat, network};
@@ -71,8 +72,8 @@ pub(crate) async fn serve<S>(
     let service = service_fn({
         let shared = Arc::clone(&shared);
         move |request| {
-            let reply = answer(&shared, request, &visit);
-            async move { Ok::<_, Infallible>(reply) }
+            let (shared, visit) = (Arc::clone(&shared), Arc::clone(&visit));
+            async move { Ok::<_, Infallible>(answer(&shared, request, &visit).await) }
         }
     });
     let connection = http1::Builder::new()
@@ -88,12 +89,20 @@ pub(crate) async fn serve<S>(
     }
 }
 
-fn answer(shared: &Arc<Shared>, request: Request<Incoming>, visit: &Arc<Visit>) -> Reply {
+async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, visit: &Arc<Visit>) -> Reply {
+    let path = request.uri().path();
+    if http::wants_websocket(request.headers()) {
+        upgrade(shared, request, visit)
+    } else if a2a::is_ours(path) {
+        a2a::answer(shared, visit.ip, request).await
+    } else {
+        http::plain(request.method(), path, shared.draining.is_cancelled())
+    }
+}
+
+fn upgrade(shared: &Arc<Shared>, request: Request<Incoming>, visit: &Arc<Visit>) -> Reply {
     let (ip, headers) = (visit.ip, request.headers());
     let draining = shared.draining.is_cancelled();
-    if !http::wants_websocket(headers) {
-        return http::plain(request.method(), request.uri().path(), draining);
-    }
     if http::is_proxied_loopback(ip, headers) {
         let body = r#"{"error":{"type":"proxy_attribution_required","message":"a proxy on loopback hides who is calling"}}"#;
         return http::json(StatusCode::FORBIDDEN, body);

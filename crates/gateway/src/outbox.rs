@@ -9,6 +9,7 @@ use futures_util::{Sink, SinkExt};
 use openclaw_protocol::frame::encode_event;
 use openclaw_protocol::handshake::close_reason;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -36,6 +37,11 @@ impl Event {
     pub(crate) fn new<P: Serialize + ?Sized>(name: &'static str, payload: &P) -> Option<Arc<Self>> {
         let payload = to_raw_value(payload).ok()?;
         Some(Arc::new(Self { name, payload }))
+    }
+
+    /// Its content, if this is its name and it is what `T` wants.
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        (self.name == name).then(|| serde_json::from_str(self.payload.get()).ok()).flatten()
     }
 
     fn size(&self) -> usize {
@@ -167,12 +173,17 @@ impl Outbox {
         self.budget.add(size);
         let pushed = self.queue.try_send(out).is_ok();
         if !pushed {
-            self.took(size);
+            self.release(size);
         }
         pushed
     }
 
-    fn took(&self, size: usize) {
+    /// For a reader that takes from the queue himself: this waits no longer.
+    pub(crate) fn took(&self, out: &Out) {
+        self.release(out.size());
+    }
+
+    fn release(&self, size: usize) {
         self.bytes.fetch_sub(size, Ordering::Relaxed);
         self.budget.sub(size);
     }
@@ -237,7 +248,7 @@ impl Writer<'_> {
     }
 
     fn message(&mut self, out: Out) -> Message {
-        self.outbox.took(out.size());
+        self.outbox.release(out.size());
         match out {
             Out::Answer(text) => Message::text(text),
             Out::Ping => Message::Ping(Vec::new().into()),

@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) guests: Arc<Seats<IpAddr>>,
     /// The connections of each device.
     pub(crate) devices: Arc<Seats<String>>,
+    /// The A2A requests of each peer that are not answered yet.
+    pub(crate) callers: Arc<Seats<String>>,
     /// What is on its way over all connections.
     pub(crate) budget: Arc<Budget>,
     /// One a run that executes.
@@ -111,6 +113,7 @@ impl Shared {
             strangers: Seats::new(limits.unauthenticated_per_ip.saturating_mul(2)),
             guests: Seats::new(limits.connections_per_ip),
             devices: Seats::new(limits.connections_per_device),
+            callers: Seats::new(limits.waiting_requests),
             budget: Budget::new(limits.in_flight_bytes),
             slots: Slots::new(limits.parallel_runs, limits.parallel_runs_per_device),
             sockets: TaskTracker::new(),

@@ -10,10 +10,12 @@
 //! - [`event`]: what a gateway pushes;
 //! - [`error`]: the error shape and what it means;
 //! - [`attribution`]: agent-mesh's own header inside a message;
-//! - [`imitation`]: text that imitates it.
+//! - [`imitation`]: text that imitates it;
+//! - [`a2a`]: the Agent2Agent protocol, which has nothing to do with the others but the port.
 //!
 //! Unknown fields, events and error codes are accepted everywhere: a gateway may be newer than this crate.
 
+pub mod a2a;
 pub mod attribution;
 pub mod connect;
 pub mod error;

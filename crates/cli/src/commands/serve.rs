@@ -41,6 +41,9 @@ pub struct ServeArgs {
     /// A file with the gateway's token, mode 0600
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Where clients reach the gateway over HTTP, for its A2A card: https://HOST[:PORT]. Else what they call it
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
     #[command(flatten)]
     backend: BackendArgs,
 }
@@ -71,6 +74,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     };
     let mut config = Config::new(args.listen, token, identity, agent);
     config.memory = memory;
+    config.public_url.clone_from(&args.public_url);
     if let Some(archive) = &archive {
         // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
         let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);

@@ -79,6 +79,12 @@ pub(crate) fn abort_session(
     ids
 }
 
+/// Stops a run of a peer, also one that is held.
+pub(crate) fn abort_run(shared: &Arc<Shared>, run: &Run, by: &str) {
+    abort_session(shared, &run.session, Some(&run.id), Some(by));
+    inbox::withdraw(shared, &run.session, Some(&run.id), Some(by));
+}
+
 /// Whether somebody wants a run to stop who named a run, or all, or all of a peer.
 pub(super) fn is_wanted(other: &Run, run: Option<&str>, by: Option<&str>) -> bool {
     run.is_none_or(|id| id == other.id) && by.is_none_or(|key| other.who.peer() == Some(key))

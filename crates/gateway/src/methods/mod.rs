@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use crate::conn::Conn;
 use crate::denial::{self, Rule};
 use crate::keys::{full_key, target};
-use crate::principal::Principal;
+use crate::policy::Rules;
+use crate::principal::{Member, Principal};
 use crate::shared::{Shared, lock};
 
 mod admission;
@@ -197,9 +198,16 @@ fn dispatch(call: &Call<'_>) -> Step {
 
 /// Counts a request of a peer.
 fn count(call: &Call<'_>) -> Result<(), ErrorShape> {
-    let (Some(member), Some(rules)) = (call.conn.principal.peer(), call.conn.rules()) else { return Ok(()) };
+    match (call.conn.principal.peer(), call.conn.rules()) {
+        (Some(member), Some(rules)) => count_request(call.shared, member, &rules),
+        _ => Ok(()),
+    }
+}
+
+/// Counts a request of a peer, however it came.
+pub(crate) fn count_request(shared: &Shared, member: &Member, rules: &Rules) -> Result<(), ErrorShape> {
     let most = rules.requests_per_minute;
-    let counted = lock(&call.shared.meters).request(&member.key, most, Instant::now());
+    let counted = lock(&shared.meters).request(&member.key, most, Instant::now());
     counted.map_err(|wait| denial::later(Rule::RequestsPerMinute, most, wait))
 }
 

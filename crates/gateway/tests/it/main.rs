@@ -9,6 +9,7 @@
 )]
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
+mod a2a;
 mod auth;
 mod events;
 mod framing;

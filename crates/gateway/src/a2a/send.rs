@@ -1,0 +1,136 @@
+//! `SendMessage`: a message becomes a run.
+
+use std::sync::Arc;
+
+use openclaw_protocol::a2a::{Happening, Message, Part, RpcError, SendMessage, Task};
+use openclaw_protocol::methods::agent::{Agent, AgentAck};
+use serde_json::{json, value::RawValue};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::line::Line;
+use super::{Caller, task};
+use crate::secret::sha256;
+use crate::shared::Shared;
+
+/// A message that is about to become a run.
+pub(super) struct Order {
+    /// The run's id, and so the task's.
+    pub(super) id: String,
+    pub(super) context_id: String,
+    /// The session as its peer names it.
+    session: String,
+    text: String,
+}
+
+/// What the gateway says to it.
+pub(super) enum Taken {
+    /// The run goes on.
+    Running,
+    /// It was over before.
+    Over(Box<Task>),
+}
+
+impl Order {
+    /// Reads a message. Its sender's id of it makes the run's: sent once more, it is the same task.
+    pub(super) fn new(caller: &Caller, message: &Message) -> Result<Self, RpcError> {
+        if message.task_id.as_deref().is_some_and(|id| !id.is_empty()) {
+            let words = "a task is one message and its answer; go on in its context with a new one";
+            return Err(RpcError::new(RpcError::UNSUPPORTED_OPERATION, words));
+        }
+        let texts: Option<Vec<String>> = message.parts.iter().map(Part::as_text).collect();
+        let Some(texts) = texts else {
+            let words = "this agent reads text and data, no files";
+            return Err(RpcError::new(RpcError::CONTENT_TYPE_NOT_SUPPORTED, words));
+        };
+        let text = texts.join("\n");
+        if text.trim().is_empty() {
+            return Err(RpcError::new(RpcError::INVALID_PARAMS, "the message holds no text"));
+        }
+        let context_id = message.context_id.clone().filter(|id| !id.is_empty());
+        let context_id = context_id.unwrap_or_else(|| Uuid::new_v4().to_string());
+        let session = task::session(&context_id)?;
+        let id = match &*message.message_id {
+            "" => Uuid::new_v4(),
+            said => run_id(&caller.member.key, message.context_id.as_deref(), said),
+        };
+        Ok(Self { id: id.to_string(), context_id, session, text })
+    }
+
+    /// Asks for the run.
+    pub(super) async fn place(self: &Order, line: &mut Line) -> Result<Taken, RpcError> {
+        let request = Agent {
+            message: self.text.clone(),
+            idempotency_key: self.id.clone(),
+            session_key: Some(self.session.clone()),
+            ..Agent::default()
+        };
+        line.ask("agent", &json!(request));
+        let payload = line.answer().await.ok_or_else(cut)?.map_err(RpcError::from)?;
+        Ok(if is_running(&payload) {
+            Taken::Running
+        } else {
+            Taken::Over(Box::new(task::of_payload(&self.id, self.context_id.clone(), &payload)))
+        })
+    }
+}
+
+/// The line ended before its answer.
+pub(super) fn cut() -> RpcError {
+    RpcError::new(RpcError::SERVER, "the gateway stops, or your token was taken back")
+}
+
+fn is_running(payload: &RawValue) -> bool {
+    let ack = serde_json::from_str::<AgentAck>(payload.get());
+    ack.is_ok_and(|ack| matches!(&*ack.status, "accepted" | "in_flight"))
+}
+
+/// The run of a message: the same for the same message of the same peer, and nobody else's.
+fn run_id(peer: &str, context_id: Option<&str>, message_id: &str) -> Uuid {
+    let digest = sha256(json!(["a2a", peer, context_id, message_id]).to_string().as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// Runs a message; tells what has become of it when it is over, at once if that is wanted, or after a while.
+pub(super) async fn message(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    request: SendMessage,
+) -> Result<Happening, RpcError> {
+    let order = Order::new(caller, &request.message)?;
+    let mut line = Line::open(shared, caller);
+    if let Taken::Over(task) = order.place(&mut line).await? {
+        return Ok(Happening::Task(*task));
+    }
+    drop(line);
+    let at_once = request.configuration.is_some_and(|how| how.return_immediately);
+    let unknown = || RpcError::new(RpcError::TASK_NOT_FOUND, "the task is forgotten already");
+    let run = task::run(shared, caller, &order.id).ok_or_else(unknown)?;
+    if !at_once {
+        tokio::select! {
+            // What is not over by then is asked for by its id.
+            _ = timeout(shared.config.timing.task, run.wait()) => {}
+            () = shared.stop.cancelled() => {}
+        }
+    }
+    task::of_run(shared, caller, &run).map(Happening::Task).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_sent_twice_is_one_run_and_no_other_peers() {
+        let id = run_id("alice", Some("c"), "m");
+        assert_eq!(id, run_id("alice", Some("c"), "m"));
+        for other in
+            [run_id("bob", Some("c"), "m"), run_id("alice", None, "m"), run_id("alice", Some("c"), "n")]
+        {
+            assert_ne!(id, other);
+        }
+        assert_eq!(id.get_version_num(), 8);
+    }
+}
