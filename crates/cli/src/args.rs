@@ -31,6 +31,9 @@ pub struct GlobalArgs {
     /// Our tokens for other peers' gateways [env: MESH_TOKENS_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// What peers of our own gateway may do [env: MESH_POLICY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// The settings file [env: MESH_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -80,6 +83,7 @@ pub enum Command {
     Outbox(commands::outbox::OutboxArgs),
     Limits(commands::limits::LimitsArgs),
     Serve(commands::serve::ServeArgs),
+    Inbox(commands::inbox::InboxArgs),
     Mcp(commands::mcp::McpArgs),
     Skill(commands::skill::SkillArgs),
     Demo(commands::demo::DemoArgs),
@@ -116,6 +120,7 @@ impl Command {
             Self::Outbox(_) => "outbox",
             Self::Limits(_) => "limits",
             Self::Serve(_) => "serve",
+            Self::Inbox(_) => "inbox",
             Self::Mcp(_) => "mcp",
             Self::Skill(_) => "skill",
             Self::Demo(_) => "demo",

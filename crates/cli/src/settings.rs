@@ -121,6 +121,7 @@ pub struct Setting<T> {
 struct ConfigFile {
     registry: Option<PathBuf>,
     tokens: Option<PathBuf>,
+    policy: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     gateway: Option<String>,
     me: Option<String>,
@@ -141,6 +142,7 @@ pub struct Settings {
     pub config_file: Setting<PathBuf>,
     pub registry: Setting<PathBuf>,
     pub tokens: Setting<PathBuf>,
+    pub policy: Setting<PathBuf>,
     pub state_dir: Setting<PathBuf>,
     pub gateway: Setting<Endpoint>,
     pub me: Setting<Option<String>>,
@@ -249,6 +251,8 @@ impl Settings {
             }),
             tokens: layers
                 .path(&table::TOKENS, args.tokens.as_ref(), file.tokens, || config_dir.join("tokens.json")),
+            policy: layers
+                .path(&table::POLICY, args.policy.as_ref(), file.policy, || config_dir.join("policy.toml")),
             state_dir: layers
                 .path(&table::STATE_DIR, args.state_dir.as_ref(), file.state_dir, || state_default),
             gateway: gateway(args, &env, file.gateway)?,

@@ -46,6 +46,17 @@ pub struct Held {
     pub since: i64,
 }
 
+/// What became of a held message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It runs.
+    Approved,
+    /// The owner said no.
+    Rejected,
+    /// Its sender wants it no more.
+    Withdrawn,
+}
+
 /// A place that survives a restart. What it promises is on the disk when its future is done.
 pub trait Ledger: Send + Sync + 'static {
     /// How many runs of each peer began since this time (milliseconds since the epoch), by the peers' keys.
@@ -66,11 +77,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// When it cannot be kept: its run fails then.
     fn hold(&self, held: Held) -> Kept<'_, ()>;
 
-    /// A held message is held no more: it runs, or its sender was told why not.
+    /// A held message is held no more.
     ///
     /// # Errors
     /// When that cannot be kept: the message stays held then.
-    fn decided(&self, id: String, runs: bool) -> Kept<'_, ()>;
+    fn decided(&self, id: String, decision: Decision) -> Kept<'_, ()>;
 
     /// Whether the owner has paused the door.
     ///
@@ -116,7 +127,7 @@ impl Ledger for MemoryLedger {
         self.with(|pages| pages.held.push(held))
     }
 
-    fn decided(&self, id: String, _: bool) -> Kept<'_, ()> {
+    fn decided(&self, id: String, _: Decision) -> Kept<'_, ()> {
         self.with(|pages| pages.held.retain(|held| held.id != id))
     }
 

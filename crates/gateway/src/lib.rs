@@ -70,7 +70,7 @@ pub use agent::{
 };
 pub use config::{Config, Limits, Timing};
 pub use gateway::{BindError, Gateway, Seam};
-pub use ledger::{Held, Kept, Ledger, MemoryLedger};
+pub use ledger::{Decision, Held, Kept, Ledger, MemoryLedger};
 pub use memory::{End, Memory, NoMemory, Past, Recollection, Room};
 pub use policy::{Mode, Names, Policy, PolicyError, Rules};
 pub use principal::{Member, Principal};

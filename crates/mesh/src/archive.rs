@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::private_file::{self, PrivateFileError};
 
+mod door;
 mod ledger;
 mod list;
 mod queue;
@@ -28,6 +29,7 @@ mod schema;
 mod search;
 mod writer;
 
+pub use door::Decision;
 pub use ledger::{Allowance, Reset, Said, Tally};
 pub use list::Filter;
 pub use queue::{Claim, Lease};
@@ -274,6 +276,7 @@ mod tests {
             thread: None,
             text: text.into(),
             header: "[h]\n\n".into(),
+            claimed_from: None,
             state: State::Sending,
             expires_at: None,
         }

@@ -159,6 +159,14 @@ pub enum MeshError {
         /// The message id.
         id: String,
     },
+    /// The peer's owner has to let it run, and has not done so in time.
+    #[error("{} has to let the message run, and has not done so yet", to.name)]
+    Held {
+        /// Whose.
+        to: To,
+        /// The message id.
+        id: String,
+    },
     /// Whether the message was taken cannot be known.
     #[error("whether {} got the message is not known: {reason}", to.name)]
     Unknown {
@@ -306,6 +314,12 @@ pub enum MeshError {
     TokenOfAnotherDevice {
         /// Whose.
         to: To,
+    },
+    /// No held message fits what was named.
+    #[error("{what}")]
+    NotHeld {
+        /// What was looked for.
+        what: String,
     },
     /// No pairing fits what was named.
     #[error("{what}")]

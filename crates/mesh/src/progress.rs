@@ -15,6 +15,8 @@ pub enum Progress<'a> {
     Reached,
     /// It confirmed the run.
     Accepted,
+    /// The same, and the peer's owner has to let it run first.
+    Held,
     /// The run entered a phase, such as `model`.
     Phase(&'a str),
     /// The reply grew by this.

@@ -33,6 +33,8 @@ pub enum State {
     Sending,
     /// The peer's gateway confirmed the run; the reply is not known yet.
     Accepted,
+    /// The same, and the peer's owner has to let it run first.
+    Held,
     /// The reply is here.
     Replied,
     /// The run ended without one.
@@ -55,10 +57,11 @@ pub enum State {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Queued,
         Self::Sending,
         Self::Accepted,
+        Self::Held,
         Self::Replied,
         Self::NoReply,
         Self::Failed,
@@ -77,6 +80,7 @@ impl State {
             Self::Queued => "queued",
             Self::Sending => "sending",
             Self::Accepted => "accepted",
+            Self::Held => "held",
             Self::Replied => "replied",
             Self::NoReply => "no-reply",
             Self::Failed => "failed",
@@ -98,7 +102,13 @@ impl State {
     /// Whether more may become known of it.
     #[must_use]
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Queued | Self::Sending | Self::Accepted | Self::Unknown)
+        matches!(self, Self::Queued | Self::Sending | Self::Accepted | Self::Held | Self::Unknown)
+    }
+
+    /// Whether the peer's gateway has it, and its run is not over as far as we know.
+    #[must_use]
+    pub fn is_confirmed(self) -> bool {
+        matches!(self, Self::Accepted | Self::Held)
     }
 }
 

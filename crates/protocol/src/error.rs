@@ -58,6 +58,15 @@ pub enum Fault {
         /// How long the lock lasts, in milliseconds.
         retry_after_ms: Option<u64>,
     },
+    /// The owner's policy says no: which rule, what it allows, and when to come back if that helps.
+    PolicyDenied {
+        /// Its key in the owner's file, such as `runs-per-day`.
+        rule: Option<String>,
+        /// What it allows.
+        limit: Option<u64>,
+        /// When to try again, in milliseconds; none if that does not help.
+        retry_after_ms: Option<u64>,
+    },
     /// No common protocol version.
     ProtocolMismatch {
         /// The version the gateway wants.
@@ -135,6 +144,11 @@ impl ErrorShape {
             Some("DEVICE_IDENTITY_REQUIRED") => Fault::DeviceIdentityRequired,
             Some("AUTH_SCOPE_MISMATCH") => Fault::ScopeMismatch,
             Some("AUTH_RATE_LIMITED") => Fault::RateLimited { retry_after_ms: self.retry_after_ms },
+            Some("POLICY_DENIED") => Fault::PolicyDenied {
+                rule: text("rule"),
+                limit: details.get("limit").and_then(Value::as_u64),
+                retry_after_ms: self.retry_after_ms,
+            },
             Some("MISSING_SCOPE") => Fault::MissingScope(text("missingScope")),
             Some("PAIRING_REQUIRED") => {
                 Fault::PairingRequired { request_id: text("requestId"), reason: text("reason") }
@@ -168,7 +182,13 @@ impl Fault {
     /// Whether the credential or the rights are at fault: never to be retried by itself.
     #[must_use]
     pub fn is_auth(&self) -> bool {
-        !matches!(self, Self::Unavailable { .. } | Self::ProtocolMismatch { .. } | Self::Other)
+        !matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::PolicyDenied { retry_after_ms: Some(_), .. }
+                | Self::ProtocolMismatch { .. }
+                | Self::Other
+        )
     }
 }
 

@@ -131,7 +131,7 @@ fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui)
 
 /// Whether a record says that the message arrived.
 fn arrived(record: &Record) -> bool {
-    matches!(record.state, State::Replied | State::Accepted | State::Fallback)
+    matches!(record.state, State::Replied | State::Accepted | State::Held | State::Fallback)
 }
 
 /// All that count arrived (or as many as asked for), some did, or none. Who was skipped does not count.

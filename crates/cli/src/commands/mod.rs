@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod dialogue;
 pub mod doctor;
+pub mod inbox;
 pub mod init;
 pub mod invite;
 pub mod join;
@@ -54,6 +55,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Log(args) => Box::pin(log::run(&args, settings, ui)).await,
         Command::Outbox(args) => Box::pin(outbox::run(&args, settings, ui)).await,
         Command::Limits(args) => Box::pin(limits::run(&args, settings, ui)).await,
+        Command::Inbox(args) => Box::pin(inbox::run(&args, settings, ui)).await,
         Command::Serve(args) => serve::run(args, settings, ui).await,
         Command::Mcp(args) => Box::pin(mcp::run(&args, settings, ui)).await,
         Command::Skill(args) => skill::run(&args, settings, ui),

@@ -325,13 +325,16 @@ fn report(mut record: Record, rounds: Option<Value>, shown: Option<&str>, ui: &U
     }
     if let Some(error) = error {
         let error = CliError::from(error);
-        if record.state == State::Accepted {
+        if record.state.is_confirmed() {
             ui.note(Line::new("id ").with(style::STRONG, &record.id));
         }
         return ui.document_with_error("send", fields, error);
     }
     match record.state {
         State::Accepted if !ui.is_quiet() => ui.out(format!("accepted {}", record.id)),
+        State::Held if !ui.is_quiet() => {
+            ui.out(format!("held {}: {} has to let it run", record.id, record.to.name));
+        }
         State::Fallback => {
             ui.note(format!("{} is unreachable: delivered by instant message", record.to.name));
         }

@@ -20,19 +20,27 @@ use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
+mod access;
 mod archived;
 mod backend;
+mod ledger;
 mod memory;
 mod openclaw;
 
+use access::Files;
 use archived::Archived;
 use backend::BackendArgs;
+use ledger::ArchiveLedger;
 use memory::Remembered;
+
+pub use access::policy;
 
 /// Be a gateway for an agent of your own: any OpenClaw client can talk to it
 ///
-/// Loopback plus the gateway's token is the owner, who approves others with `agent-mesh pair`. A remote device needs
-/// that approval. The token comes from --token-file or MESH_GATEWAY_TOKEN; with neither, one is made and kept.
+/// Loopback plus the gateway's token is the owner. Anybody else is a peer: a device that the owner approved with
+/// `agent-mesh pair`, one whose id stands in the registry, or the holder of a token that `agent-mesh token issue` made.
+/// What peers may do stands in policy.toml; it and the registry are read again when they change, or on SIGHUP. The
+/// owner's token comes from --token-file or MESH_GATEWAY_TOKEN; with neither, one is made and kept.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Where to listen; port 0 takes a free one
@@ -44,6 +52,9 @@ pub struct ServeArgs {
     /// Where clients reach the gateway over HTTP, for its A2A card: https://HOST[:PORT]. Else what they call it
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+    /// Refuse new messages of peers until `agent-mesh inbox resume`
+    #[arg(long)]
+    pause: bool,
     #[command(flatten)]
     backend: BackendArgs,
 }
@@ -72,10 +83,13 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
         None => agent,
     };
+    let mut files = Files::new(settings);
     let mut config = Config::new(args.listen, token, identity, agent);
     config.memory = memory;
     config.public_url.clone_from(&args.public_url);
+    config.access = files.read()?;
     if let Some(archive) = &archive {
+        config.ledger = Arc::new(ArchiveLedger(archive.clone()));
         // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
         let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);
         archive.abandon_received(before);
@@ -83,12 +97,15 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     config.timing.run = config.timing.run.max(args.backend.run_timeout);
     config.limits.reply_bytes = config.limits.reply_bytes.max(args.backend.max_reply);
     config.store = Arc::new(PairingFile(state.join("gateway-devices.json")));
+    if args.pause {
+        config.ledger.pause(true).await.map_err(|e| CliError::io("cannot pause", &e))?;
+    }
     let gateway = Gateway::bind(config).await.map_err(|error| {
         CliError::new(Exit::Failed, "cannot-serve", chain(&error))
             .hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
     })?;
     let listen = |kind| signal(kind).map_err(|e| CliError::io("cannot listen for signals", &e));
-    let (mut end, mut hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+    let (mut end, hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
     ui.announce(&format!("listening on ws://{}", gateway.local_addr()));
     if !gateway.local_addr().ip().is_loopback() {
         ui.warn(format!(
@@ -100,15 +117,17 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     if let Some(path) = kept_in {
         ui.note(format!("the owner's token is in {}", path.display()));
     }
-    gateway
-        .run(async move {
-            tokio::select! {
-                _ = end.recv() => {}
-                _ = hangup.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        })
-        .await;
+    let reload = gateway.reload();
+    let run = gateway.run(async move {
+        tokio::select! {
+            _ = end.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    });
+    tokio::select! {
+        () = run => {}
+        () = access::watch(files, reload, hangup, ui) => {}
+    }
     if let Some(archive) = &archive
         && let Err(error) = archive.settle().await
     {

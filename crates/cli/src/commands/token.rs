@@ -1,6 +1,7 @@
 //! `agent-mesh token`
 
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::{Mesh, MeshError};
@@ -11,12 +12,16 @@ use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
+mod issue;
+
 /// A token is short; what is longer is the wrong file.
 const MAX_TOKEN: u64 = 16 * 1024;
 
-/// Keep the tokens that teammates gave us
+/// Keep the tokens that teammates gave us, and issue tokens to them
 ///
-/// A token enters by standard input or a prompt, never by the command line, and is never shown again.
+/// set, check and rm are about tokens of other gateways: they enter by standard input or a prompt, never by the command
+/// line, and are never shown again. issue, revoke and issued are about tokens of our own gateway: each is for one peer,
+/// and only its hash is kept, in policy.toml.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
     #[command(subcommand)]
@@ -40,6 +45,21 @@ enum Action {
         /// The teammate
         name: String,
     },
+    /// Make a token with which a teammate comes in at our own gateway; the one they had before ends
+    Issue {
+        /// The teammate
+        name: String,
+        /// Where to write it, 0600; - is standard output, if that is no terminal [default: ./PREFIX.token]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// End a token that we issued
+    Revoke {
+        /// The teammate
+        name: String,
+    },
+    /// Who holds a token of ours
+    Issued,
 }
 
 pub fn run(args: &TokenArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
@@ -48,6 +68,9 @@ pub fn run(args: &TokenArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliEr
         Action::Set { name } => set(&mesh, name, ui),
         Action::Check { name } => check(&mesh, name.as_deref(), ui),
         Action::Rm { name } => remove(&mesh, name, ui),
+        Action::Issue { name, out } => issue::issue(&mesh, settings, name, out.as_deref(), ui),
+        Action::Revoke { name } => issue::revoke(&mesh, settings, name, ui),
+        Action::Issued => issue::issued(settings, ui),
     }
 }
 

@@ -90,6 +90,12 @@ impl Observer for Watch<'_> {
                 }
                 self.say(format!("{} accepted it", self.name));
             }
+            Progress::Held => {
+                if let Some((_, state)) = &mut self.under_way {
+                    *state = State::Held;
+                }
+                self.say(format!("{} has to let it run", self.name));
+            }
             Progress::Phase(phase) => self.say(format!("{}: {}", self.name, text::one_line(phase))),
             // A route may hear more than was asked for.
             Progress::Text(_) | Progress::Rewrite(_) if !self.wants_text() => {}

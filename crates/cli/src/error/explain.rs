@@ -104,6 +104,14 @@ fn meaning(error: &MeshError) -> Meaning {
                 "their agent has it and may still be at work: agent-mesh wait {id}; do not send it again"
             )),
         ),
+        MeshError::Held { to, id } => Meaning(
+            Exit::NoReply,
+            "held",
+            hint(format!(
+                "{} decides with `agent-mesh inbox` on their host; then agent-mesh wait {id} has the reply; do not send it again",
+                to.name
+            )),
+        ),
         MeshError::Unknown { id, .. } => Meaning(
             Exit::NoReply,
             "delivery-unknown",
@@ -163,6 +171,9 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::NoDeviceToken { .. } => Meaning(Exit::Failed, "no-device-token", None),
         MeshError::TokenOfAnotherDevice { to } => {
             Meaning(Exit::Auth, "device-token-foreign", hint(come_back_in(to)))
+        }
+        MeshError::NotHeld { .. } => {
+            Meaning(Exit::Usage, "not-held", hint("agent-mesh inbox list shows what is held"))
         }
         MeshError::NoSuchPairing { .. } => Meaning(
             Exit::Unknown,
@@ -536,6 +547,15 @@ fn refused(to: &To, shape: &ErrorShape) -> Meaning {
         Fault::MissingScope(_) => {
             Meaning(Exit::Auth, "missing-scope", hint(format!("agent-mesh pair --to {prefix}")))
         }
+        Fault::PolicyDenied { rule, limit, retry_after_ms } => denied(to, rule, limit, retry_after_ms),
+        Fault::Unavailable { reason, .. } if reason.as_deref() == Some("paused") => Meaning(
+            Exit::Busy,
+            "paused-by-peer",
+            hint(format!(
+                "{} lets no new messages in just now: try again later, or send it with --queue",
+                to.name
+            )),
+        ),
         Fault::ProtocolMismatch { .. } => Meaning(
             Exit::Unreachable,
             "protocol-mismatch",
@@ -545,6 +565,22 @@ fn refused(to: &To, shape: &ErrorShape) -> Meaning {
             Meaning(Exit::Busy, "busy", hint("the gateway is starting or restarting: try again shortly"))
         }
         _ => Meaning(Exit::Failed, "refused", None),
+    }
+}
+
+/// What the peer's policy says. What passes by itself is no refusal of us.
+fn denied(to: &To, rule: Option<String>, limit: Option<u64>, retry_after_ms: Option<u64>) -> Meaning {
+    let rule = rule.unwrap_or_else(|| "a rule".to_owned());
+    let limit = limit.map(|limit| format!(" = {limit}")).unwrap_or_default();
+    let rule = format!("{}'s policy: {}{limit}", to.name, crate::text::one_line(&rule));
+    match retry_after_ms {
+        Some(wait) => {
+            let wait = wait / 1000 + 1;
+            Meaning(Exit::Busy, "denied-by-peer", hint(format!("{rule}; it passes in {wait} s")))
+        }
+        None => {
+            Meaning(Exit::Auth, "denied-by-peer", hint(format!("{rule}; only {} can change that", to.name)))
+        }
     }
 }
 

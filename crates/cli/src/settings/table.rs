@@ -53,6 +53,15 @@ pub const TOKENS: About = About {
     default: "`${XDG_CONFIG_HOME:-~/.config}/agent-team-mesh/tokens.json`",
     meaning: "Our tokens for other peers' gateways. Its mode must be 0600.",
 };
+pub const POLICY: About = About {
+    name: "policy",
+    in_file: true,
+    flag: Some("--policy"),
+    env: "MESH_POLICY",
+    default: "`${XDG_CONFIG_HOME:-~/.config}/agent-team-mesh/policy.toml`",
+    meaning: "Who may talk to the agent behind `serve`, and how much ([policy.md](policy.md)). Its mode must be 0600. It \
+              need not exist, unless you name one.",
+};
 pub const STATE_DIR: About = About {
     name: "state-dir",
     in_file: true,
@@ -271,6 +280,7 @@ impl Settings {
             self.row(&CONFIG, &self.config_file, |value| path(value)),
             self.row(&REGISTRY, &self.registry, |value| path(value)),
             self.row(&TOKENS, &self.tokens, |value| path(value)),
+            self.row(&POLICY, &self.policy, |value| path(value)),
             self.row(&STATE_DIR, &self.state_dir, |value| path(value)),
             self.row(&GATEWAY, &self.gateway, |value| Some(value.to_string())),
             self.row(&GATEWAY_TOKEN, &own_token, |value| secret(value.is_some())),

@@ -63,6 +63,7 @@ async fn every_variable_and_key_of_the_table_is_really_read() {
         ("config", "other.toml"),
         ("registry", "/other"),
         ("tokens", "/other"),
+        ("policy", "/other"),
         ("state-dir", "/other"),
         ("gateway", "ws://10.0.0.1:1234"),
         ("gateway-token", "sEcReT-own"),

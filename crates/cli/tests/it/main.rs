@@ -14,6 +14,7 @@ mod config;
 mod demo;
 mod dialogue;
 mod docs;
+mod door;
 mod failures;
 mod guards;
 mod invite;

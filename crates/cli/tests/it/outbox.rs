@@ -146,12 +146,13 @@ async fn a_worker_that_is_killed_costs_no_second_turn() {
 #[tokio::test]
 async fn serve_archives_what_it_hears_and_says() {
     let bobs = Host::new();
-    bobs.write("serve.token", token("bob"));
+    bobs.registry(&json!([{ "name": "Alice", "emailPrefix": "alice", "ip": "" }]));
+    bobs.run(&["token", "issue", "alice"]).await.ok();
     let script = "if grep -q fail; then exit 3; fi; echo done";
-    let serve =
-        Serve::start(&bobs, &["--token-file", "serve.token", "--agent", "exec", "--", "sh", "-c", script])
-            .await;
+    let serve = Serve::start(&bobs, &["--agent", "exec", "--", "sh", "-c", script]).await;
     let alices = Host::with_bob(&serve.url());
+    let own = fs::read_to_string(bobs.path("alice.token")).unwrap();
+    alices.call(&["token", "set", "bob"]).stdin(own).run().await.ok();
     let sent = alices
         .run(&["send", "--to", "bob", "--message", "构建好了吗?", "--thread", "ci", "--json"])
         .await
@@ -178,10 +179,12 @@ async fn serve_archives_what_it_hears_and_says() {
         first["receipt"]["acceptedAt"].is_string() && first["receipt"]["finishedAt"].is_string(),
         "{first}"
     );
-    assert!(second["peer"].as_str().unwrap().starts_with("agent-mesh:alice"), "{second}");
+    // Who sent it is who proved it, whatever it says; that is kept beside.
+    assert_eq!((&second["peer"], &first["claimedFrom"]), (&json!("alice"), &json!("alice")));
+    assert!(second["claimedFrom"].as_str().unwrap().starts_with("agent-mesh:alice"), "{second}");
     assert_eq!((&logged[2]["state"], logged[2]["failure"].is_string()), (&json!("failed"), true), "{logged}");
     for filter in [
-        &["--with", "alice", "--state", "replied"][..],
+        &["--with", "alice", "--state", "failed"][..],
         &["--search", "构建"],
         &["--thread", "ci"],
         &["--state", "replied", "-n", "1"],
@@ -190,7 +193,7 @@ async fn serve_archives_what_it_hears_and_says() {
         assert_eq!(found["messages"].as_array().unwrap().len(), 1, "{filter:?}");
     }
     let text = bobs.run(&["log"]).await.ok().stdout;
-    assert!(text.contains("← alice replied  构建好了吗?"), "{text}");
+    assert!(text.contains("← Alice replied  构建好了吗?"), "{text}");
 }
 
 #[tokio::test]

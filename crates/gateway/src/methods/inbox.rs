@@ -13,12 +13,13 @@ use super::chat::is_wanted;
 use super::{Answer, Call, Step};
 use crate::gateway::start_lane;
 use crate::lane;
+use crate::ledger::Decision;
 use crate::outcome::Outcome;
 use crate::runs::HeldRun;
 use crate::shared::{Shared, lock};
 
 /// So many characters of a message are shown in the list.
-const PREVIEW: usize = 200;
+const PREVIEW: usize = 1000;
 
 /// What is held, oldest first.
 pub(super) fn list(shared: &Shared) -> Value {
@@ -51,33 +52,33 @@ pub(super) fn show(call: &Call<'_>) -> Answer {
 
 /// Lets a held message run. Answers when that is durable.
 pub(super) fn approve(call: &Call<'_>) -> Step {
-    decide(call, |call| Ok(call.params::<InboxApprove>()?.id), true)
+    decide(call, |call| Ok(call.params::<InboxApprove>()?.id), Decision::Approved)
         .unwrap_or_else(|error| Step::Now(Err(error)))
 }
 
 /// Turns a held message down: its run fails.
 pub(super) fn reject(call: &Call<'_>) -> Step {
-    decide(call, |call| Ok(call.params::<InboxReject>()?.id), false)
+    decide(call, |call| Ok(call.params::<InboxReject>()?.id), Decision::Rejected)
         .unwrap_or_else(|error| Step::Now(Err(error)))
 }
 
 fn decide(
     call: &Call<'_>,
     id: impl FnOnce(&Call<'_>) -> Result<String, ErrorShape>,
-    runs: bool,
+    decision: Decision,
 ) -> Result<Step, ErrorShape> {
     let id = id(call)?;
     let permit = call.permit()?;
     let held = {
         let mut all = lock(&call.shared.runs);
-        if runs {
+        if decision == Decision::Approved {
             all.is_open()?;
         }
         all.take_held(&id).ok_or_else(unknown)?
     };
     let shared = Arc::clone(call.shared);
     // In a task of its own: an owner who leaves must not leave a message behind that is neither held nor decided.
-    let task = call.shared.tasks.spawn(async move { settle(&shared, held, runs).await });
+    let task = call.shared.tasks.spawn(async move { settle(&shared, held, decision).await });
     Ok(Step::Later(
         permit,
         Box::pin(async move { task.await.unwrap_or_else(|error| Err(not_kept(&io::Error::other(error)))) }),
@@ -85,12 +86,12 @@ fn decide(
 }
 
 /// Writes the decision down before it has effect: a message that runs is not held again after a crash.
-async fn settle(shared: &Arc<Shared>, held: HeldRun, runs: bool) -> Answer {
-    if let Err(error) = shared.config.ledger.decided(held.id.clone(), runs).await {
+async fn settle(shared: &Arc<Shared>, held: HeldRun, decision: Decision) -> Answer {
+    if let Err(error) = shared.config.ledger.decided(held.id.clone(), decision).await {
         lock(&shared.runs).hold(held);
         return Err(not_kept(&error));
     }
-    let run = Arc::clone(&held.job.run);
+    let (run, runs) = (Arc::clone(&held.job.run), decision == Decision::Approved);
     let answer = json!({
         "id": held.id, "runId": run.id, "session": run.session,
         "from": held.job.sender.principal.key(), "status": if runs { "approved" } else { "rejected" },
@@ -126,7 +127,7 @@ pub(super) fn withdraw(
         lane::finish(shared, job, &Outcome::Aborted);
         let shared = Arc::clone(shared);
         shared.tasks.clone().spawn(async move {
-            if let Err(error) = shared.config.ledger.decided(id, false).await {
+            if let Err(error) = shared.config.ledger.decided(id, Decision::Withdrawn).await {
                 tracing::error!(%error, "a withdrawn message may be held again after a restart");
             }
         });

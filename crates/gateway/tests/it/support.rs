@@ -11,7 +11,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -38,12 +38,22 @@ impl Fixture {
     }
 
     pub async fn start(agent: Arc<dyn Agent>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_with(agent, change, |_| {}).await
+    }
+
+    /// The same, with a look at the gateway before it runs.
+    pub async fn start_with(
+        agent: Arc<dyn Agent>,
+        change: impl FnOnce(&mut Config),
+        look: impl FnOnce(&Gateway),
+    ) -> Self {
         let identity =
             serde_json::from_value(json!({ "deviceId": "d".repeat(64), "publicKey": "k" })).unwrap();
         let token = SharedToken::new(TOKEN).unwrap();
         let mut config = Config::new("127.0.0.1:0".parse().unwrap(), token, identity, agent);
         change(&mut config);
         let gateway = Gateway::bind(config).await.unwrap();
+        look(&gateway);
         let (stop, stopped) = oneshot::channel();
         let (address, seam) = (gateway.local_addr(), gateway.seam());
         let running = tokio::spawn(gateway.run(async { drop(stopped.await) }));
@@ -163,7 +173,7 @@ impl Hello {
         self
     }
 
-    fn params(&self, challenge: &Value) -> Value {
+    pub fn params(&self, challenge: &Value) -> Value {
         let (id, mode) = self.client;
         let mut params = json!({
             "minProtocol": 3, "maxProtocol": 4, "role": "operator", "scopes": self.scopes, "caps": self.caps,
@@ -194,7 +204,7 @@ impl Hello {
     }
 }
 
-fn signing_key(seed: u8) -> SigningKey {
+pub fn signing_key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
@@ -203,22 +213,22 @@ pub fn device_id(seed: u8) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A raw WebSocket client.
-pub struct Client {
-    socket: WebSocketStream<DuplexStream>,
+/// A raw WebSocket client, over memory or a real socket.
+pub struct Client<S = DuplexStream> {
+    socket: WebSocketStream<S>,
     pub challenge: Value,
     next: u32,
     /// Events that came while an answer was waited for.
     pub events: Vec<Value>,
 }
 
-impl Client {
-    pub async fn upgrade(stream: DuplexStream) -> Result<Self, Error> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub async fn upgrade(stream: S) -> Result<Self, Error> {
         let (socket, _) = tokio_tungstenite::client_async("ws://gateway.test/any/path", stream).await?;
         Ok(Self::over(socket).await)
     }
 
-    pub async fn over(socket: WebSocketStream<DuplexStream>) -> Self {
+    pub async fn over(socket: WebSocketStream<S>) -> Self {
         let mut client = Self { socket, challenge: Value::Null, next: 0, events: vec![] };
         let challenge = client.frame().await.unwrap();
         assert_eq!(challenge["event"], "connect.challenge");

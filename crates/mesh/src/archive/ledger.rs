@@ -269,6 +269,7 @@ mod tests {
             thread: None,
             text: text.into(),
             header: String::new(),
+            claimed_from: None,
             state: State::Sending,
             expires_at: None,
         }

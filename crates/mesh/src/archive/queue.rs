@@ -310,6 +310,7 @@ mod tests {
             thread: None,
             text: id.into(),
             header: String::new(),
+            claimed_from: None,
             state: State::Queued,
             expires_at: Some(expires_at),
         };

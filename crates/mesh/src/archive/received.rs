@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Params};
 
 use super::row::{COLUMNS, stored};
-use super::{Archive, ArchiveError, Stored};
+use super::{Archive, ArchiveError, Stored, door};
 
 impl Archive {
     /// The newest messages that came to us, in one session or in all of them, oldest first: at most so many, and at most
@@ -49,7 +49,10 @@ fn newest(
     messages: usize,
     bytes: usize,
 ) -> Result<Vec<Stored>, rusqlite::Error> {
-    let sql = format!("SELECT {COLUMNS} FROM messages WHERE direction = 'in' {which} ORDER BY seq DESC");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM messages WHERE direction = 'in' AND {} {which} ORDER BY seq DESC",
+        door::BEGAN
+    );
     let mut statement = db.prepare(&sql)?;
     let mut found = Vec::new();
     let mut room = bytes;
@@ -82,6 +85,7 @@ mod tests {
             thread: None,
             text: text.into(),
             header: String::new(),
+            claimed_from: None,
             state: State::Accepted,
             expires_at: None,
         }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Archive, ArchiveError, Committed, Survives, search};
+use super::{Archive, ArchiveError, Committed, Survives, door, search};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
 
@@ -49,6 +49,8 @@ pub struct NewMessage {
     pub text: String,
     /// What stood before it on the wire: the same bytes are needed to send it again under the same key.
     pub header: String,
+    /// For one that came to us: who it says it is from. Who it is from stands in `peer`.
+    pub claimed_from: Option<String>,
     /// Where its life begins.
     pub state: State,
     /// For the outbox: when it is too late to send it.
@@ -73,6 +75,8 @@ pub enum Step {
     },
     /// The gateway confirmed the run.
     Accepted,
+    /// The same, and its owner has to let it run.
+    Held,
     /// The gateway refused the attempt for now, and started nothing: the message certainly did not arrive.
     TurnedAway(String),
     /// The run entered a phase.
@@ -95,9 +99,12 @@ impl Step {
     /// the machine takes from us, the history of the peer's session gives back.
     fn survives(&self) -> Survives {
         match self {
-            Self::Reached { .. } | Self::Accepted | Self::TurnedAway(_) | Self::Phase(_) | Self::Lost(_) => {
-                Survives::Process
-            }
+            Self::Reached { .. }
+            | Self::Accepted
+            | Self::Held
+            | Self::TurnedAway(_)
+            | Self::Phase(_)
+            | Self::Lost(_) => Survives::Process,
             Self::Finished { state: State::Replied | State::NoReply, .. } => Survives::Process,
             Self::Sending { .. } | Self::Finished { .. } => Survives::Machine,
         }
@@ -138,6 +145,9 @@ pub struct Stored {
     pub run_id: String,
     /// What went wrong, in a sentence.
     pub failure: Option<String>,
+    /// For one that came to us: who it says it is from, where `peer` is who proved to have sent it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claimed_from: Option<String>,
     /// When it is too late to send it, for one that was given to the outbox.
     pub expires_at: Option<Timestamp>,
     /// When the outbox looks after it next; none if it is done with it.
@@ -185,14 +195,17 @@ impl Archive {
     }
 
     /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
-    /// senders' to choose. `sender` is who proved to have sent it, whatever the message says. Gives the id; it is on the
-    /// disk when this returns.
+    /// senders' to choose. `sender` is who proved to have sent it, whatever the message says. One that was held goes on
+    /// with the life it has. Gives the id; it is on the disk when this returns.
     ///
     /// # Errors
     /// When it cannot be kept.
     pub async fn receive(&self, mut message: NewMessage, sender: &str) -> Result<String, ArchiveError> {
         let sender = sender.to_owned();
         self.ask(move |db| {
+            if let Some(id) = door::let_in(db, &message)? {
+                return Ok(id);
+            }
             let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
             if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
                 message.id = Uuid::now_v7().to_string();
@@ -297,8 +310,8 @@ pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqli
     let at = now();
     db.prepare_cached(
         "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,
-            created_at, accepted_at, expires_at, next_try_at)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+            created_at, accepted_at, expires_at, next_try_at, claimed_from)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
     .execute(params![
         message.id,
@@ -314,9 +327,10 @@ pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqli
         message.state.name(),
         message.run_id,
         at,
-        (message.state == State::Accepted).then_some(at),
+        message.state.is_confirmed().then_some(at),
         message.expires_at.map(Timestamp::as_millisecond),
         message.expires_at.map(|_| at),
+        message.claimed_from,
     ])?;
     let seq = db.last_insert_rowid();
     index(db, seq, &message.text, None)?;
@@ -361,6 +375,13 @@ fn apply(
             )?;
             event(db, seq, at, "accepted", None)
         }
+        Step::Held => {
+            update(
+                "UPDATE messages SET accepted_at = coalesce(accepted_at, ?2), state = 'held' WHERE seq = ?1",
+                &[&seq, &at],
+            )?;
+            event(db, seq, at, "held", None)
+        }
         Step::TurnedAway(why) => {
             update("UPDATE messages SET sent_at = NULL, boot_id = NULL WHERE seq = ?1", &[&seq])?;
             event(db, seq, at, "turned-away", Some(why))
@@ -402,7 +423,7 @@ pub(super) fn event(
 
 pub(super) const COLUMNS: &str = "seq, id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id, \
     boot_id, created_at, sent_at, reached_at, accepted_at, finished_at, reply, error, \
-    expires_at, next_try_at, tries, lease_until, sender";
+    expires_at, next_try_at, tries, lease_until, sender, claimed_from";
 
 pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
     let time = |name: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(name)?.map(timestamp));
@@ -442,6 +463,7 @@ pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
         message: row.get("text")?,
         run_id: row.get("run_id")?,
         failure: row.get("error")?,
+        claimed_from: row.get("claimed_from")?,
         expires_at: time("expires_at")?,
         next_try_at: time("next_try_at")?,
         tries: row.get("tries")?,

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{ArchiveError, classify};
 
 /// Each step takes the schema one version on. A step that was released is never changed.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     // 1: messages, their events, full-text search. Times are milliseconds since the epoch.
     "CREATE TABLE messages (
         seq INTEGER PRIMARY KEY,
@@ -73,6 +73,16 @@ const STEPS: [&str; 3] = [
     CREATE INDEX received_by_session ON messages (session, seq) WHERE direction = 'in';
     CREATE INDEX received_by_run ON messages (run_id) WHERE direction = 'in';
     CREATE INDEX received ON messages (seq) WHERE direction = 'in';",
+    // 4: the door. Who a message that came to us says it is from, beside who proved to have sent it; the messages that
+    // wait for the owner's word, with all that it takes to run them; whether he has paused the door.
+    "ALTER TABLE messages ADD COLUMN claimed_from TEXT;
+    CREATE INDEX received_at ON messages (created_at) WHERE direction = 'in';
+    CREATE TABLE held (
+        id TEXT PRIMARY KEY,
+        message INTEGER NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+        document TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE door (paused_at INTEGER NOT NULL) STRICT;",
 ];
 
 /// Brings the schema up to date, all steps in one transaction.

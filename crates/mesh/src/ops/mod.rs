@@ -6,6 +6,7 @@ pub mod broadcast;
 pub mod chain;
 pub mod dialogue;
 pub mod doctor;
+pub mod inbox;
 pub mod init;
 pub mod invite;
 pub mod join;

@@ -63,7 +63,8 @@ pub fn approve_commands(request_id: &str) -> Vec<String> {
 /// or the time is over.
 ///
 /// # Errors
-/// When the peer cannot be reached or refuses otherwise, or we hold no token that lets us ask.
+/// When the peer cannot be reached or refuses otherwise. The real gateway lets nobody ask without a token; agent-mesh's
+/// own does, and knows a member of the team by the device alone.
 pub async fn pair(
     mesh: &Mesh,
     agent: &Agent,
@@ -115,7 +116,7 @@ async fn ask(
     let to = peer.to.clone();
     // A device token that still works needs no request; one that does not is why the user asks again.
     let first = credentials.device.clone().or_else(|| credentials.shared.clone());
-    let first = first.ok_or_else(|| MeshError::NoCredential { to: to.clone() })?;
+    let first = first.unwrap_or(Credential::None);
     let mut trace = Trace::default();
     let mut outcome = gateway::connect_with(mesh, peer, first, deadline, &mut trace).await;
     if let (Err(error), Some(_)) = (&outcome, &credentials.device)
@@ -124,9 +125,8 @@ async fn ask(
         // It is worth nothing any more. Shown again, it would count towards a lockout.
         mesh.device_token_store().remove(&to.email_prefix)?;
         credentials.device = None;
-        if let Some(shared) = credentials.shared.clone() {
-            outcome = gateway::connect_with(mesh, peer, shared, deadline, &mut trace).await;
-        }
+        let next = credentials.shared.clone().unwrap_or(Credential::None);
+        outcome = gateway::connect_with(mesh, peer, next, deadline, &mut trace).await;
     }
     match outcome {
         Ok(client) => {
@@ -138,6 +138,7 @@ async fn ask(
                 let commands = approve_commands(&id);
                 Ok(Pairing { to, request_id: Some(id), status: PairStatus::Pending, commands })
             }
+            Some(Fault::TokenMissing) => Err(MeshError::NoCredential { to }),
             _ => Err(error),
         },
     }

@@ -232,7 +232,7 @@ impl Relay {
             tracing::debug!(sign = sign.name(), run = turn.run_id, "looked");
             match sign {
                 Sign::Answered(row) => return Ok(Outcome::Reply(row.text())),
-                Sign::Taken | Sign::Queued => {
+                Sign::Taken | Sign::Queued | Sign::Held => {
                     let over = look::until_over(&line.client, sought, attempt).await.map_err(unseen)?;
                     if let Some(outcome) = over {
                         return Ok(outcome);

@@ -323,6 +323,7 @@ pub(super) fn new_message(
         thread: request.session.thread.clone(),
         header: plan.message.strip_suffix(&request.message).unwrap_or_default().to_owned(),
         text: request.message.clone(),
+        claimed_from: None,
         state,
         expires_at,
     }

@@ -75,7 +75,11 @@ async fn look(
     let (mut message, before) = outgoing(mesh, stored, deadline)?;
     // What was unknown may be known now; until then nothing is more certain than that it may have left.
     let receipt = stored.record.receipt.clone();
-    let state = if receipt.accepted_at.is_some() { State::Accepted } else { State::Sending };
+    let state = match stored.record.state {
+        State::Held => State::Held,
+        _ if receipt.accepted_at.is_some() => State::Accepted,
+        _ => State::Sending,
+    };
     let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, receipt);
     let mut line = None;
     // Without an attempt, whoever was to send it died before it left.
@@ -127,6 +131,7 @@ fn in_time(stored: Stored) -> Record {
     record.error = Some(match record.state {
         State::Queued => MeshError::StillQueued { to, id },
         State::Accepted => MeshError::ReplyDeadline { to, id },
+        State::Held => MeshError::Held { to, id },
         _ => MeshError::Unknown { to, id, reason: "another process carries it now".to_owned() },
     });
     record

@@ -25,8 +25,13 @@ pub(crate) async fn deliver(
     }
     let started = client.start(&request(message), message.deadline).await;
     let run = started.map_err(|error| message.not_taken(error, delivery))?;
-    delivery.accepted();
-    observer.progress(Progress::Accepted);
+    if run.ack().held == Some(true) {
+        delivery.held();
+        observer.progress(Progress::Held);
+    } else {
+        delivery.accepted();
+        observer.progress(Progress::Accepted);
+    }
     if !message.wait {
         return Ok(());
     }

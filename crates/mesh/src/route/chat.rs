@@ -61,8 +61,13 @@ pub(crate) async fn deliver(
         let reason = ack.summary.unwrap_or_else(|| "the gateway took the message for a command".to_owned());
         return Err(Setback::Final(MeshError::RunFailed { to: message.to.clone(), reason }));
     }
-    delivery.accepted();
-    observer.progress(Progress::Accepted);
+    if ack.held {
+        delivery.held();
+        observer.progress(Progress::Held);
+    } else {
+        delivery.accepted();
+        observer.progress(Progress::Accepted);
+    }
     if !message.wait {
         return Ok(());
     }

@@ -58,6 +58,16 @@ impl<'a> Delivery<'a> {
         drop(self.note(Step::TurnedAway(why.to_owned())));
     }
 
+    /// The gateway has it, and its owner has to let it run.
+    pub(crate) fn held(&mut self) {
+        if self.state == State::Held {
+            return;
+        }
+        self.state = State::Held;
+        self.receipt.accepted_at.get_or_insert_with(Timestamp::now);
+        drop(self.note(Step::Held));
+    }
+
     pub(crate) fn accepted(&mut self) {
         if self.state == State::Accepted {
             return;
@@ -83,7 +93,7 @@ impl<'a> Delivery<'a> {
 
     /// Writes the end down, if it came. It is on the disk when this returns.
     pub(crate) async fn conclude(&self, state: State, error: Option<String>) -> Result<(), ArchiveError> {
-        if state == State::Accepted || state == State::Sending {
+        if state.is_confirmed() || state == State::Sending {
             // Nothing ended: the run goes on at the peer's. What was noted so far is made sure of.
             return self.archive.settle().await;
         }

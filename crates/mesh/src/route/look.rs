@@ -61,6 +61,8 @@ pub(crate) enum Sign {
     Taken,
     /// It waits behind others.
     Queued,
+    /// It waits until the peer's owner lets it run.
+    Held,
     /// It was queued when the gateway was killed: it never runs, and its key is refused.
     Interrupted,
     /// Nothing; and whether the history reaches back past the moment of sending.
@@ -74,6 +76,7 @@ impl Sign {
             Self::Answered(_) => "answered",
             Self::Taken => "taken",
             Self::Queued => "queued",
+            Self::Held => "held",
             Self::Interrupted => "interrupted",
             Self::None { reaches_back: true } => "never arrived",
             Self::None { reaches_back: false } => "none",
@@ -118,8 +121,9 @@ fn sign(history: &History, run_id: &str, sent_at: Timestamp) -> Sign {
         return recovered(history, run_id).map_or(Sign::Taken, Sign::Answered);
     }
     let pending = history.pending_inputs.iter().flat_map(|pending| &pending.items);
-    match pending.filter(|item| item.run_id == run_id).map(|item| item.state.as_str()).next() {
-        Some("interrupted") => Sign::Interrupted,
+    match pending.filter(|item| item.run_id == run_id).map(|item| (item.state.as_str(), item.held)).next() {
+        Some(("interrupted", _)) => Sign::Interrupted,
+        Some((_, true)) => Sign::Held,
         Some(_) => Sign::Queued,
         None => {
             let oldest = rows.first().and_then(|row| row.timestamp);
@@ -257,6 +261,8 @@ mod tests {
         assert_eq!(sign_of(json(others), 0), Sign::Taken, "a quotation is no recovery");
         let pending = |state: &str| serde_json::json!({ "pendingInputs": { "items": [{ "runId": "r1", "state": state }] } });
         assert_eq!(sign_of(pending("queued"), 0), Sign::Queued);
+        let held = serde_json::json!({ "pendingInputs": { "items": [{ "runId": "r1", "state": "queued", "held": true }] } });
+        assert_eq!(sign_of(held, 0), Sign::Held);
         assert_eq!(sign_of(pending("interrupted"), 0), Sign::Interrupted);
     }
 

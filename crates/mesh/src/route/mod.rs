@@ -99,16 +99,19 @@ impl Outgoing {
 
     /// What to say when our time is over, or nothing more can be found out.
     pub(crate) fn give_up(&self, reason: &str, delivery: &mut Delivery<'_>) -> MeshError {
-        if delivery.state() == State::Accepted {
-            return MeshError::ReplyDeadline { to: self.to.clone(), id: self.id.clone() };
+        let (to, id) = (self.to.clone(), self.id.clone());
+        match delivery.state() {
+            State::Accepted => return MeshError::ReplyDeadline { to, id },
+            State::Held => return MeshError::Held { to, id },
+            _ => {}
         }
         delivery.finished(State::Unknown);
-        MeshError::Unknown { to: self.to.clone(), id: self.id.clone(), reason: reason.to_owned() }
+        MeshError::Unknown { to, id, reason: reason.to_owned() }
     }
 }
 
 /// How long a gateway that turned a message away wants to be left alone, if it wants the same message again: it drains
-/// before a restart, or too much waits there. `UNAVAILABLE` alone is not enough: a run that was interrupted in the queue
+/// before a restart, too much waits there, or its policy lets us say no more just now. `UNAVAILABLE` alone is not enough: a run that was interrupted in the queue
 /// is refused with it for ever.
 fn later(error: &CallError) -> Option<Duration> {
     let CallError::Refused(shape) = error else { return None };
@@ -116,6 +119,7 @@ fn later(error: &CallError) -> Option<Duration> {
         Fault::Unavailable { retry_after_ms, .. } if shape.retryable == Some(true) => {
             Some(Duration::from_millis(retry_after_ms.unwrap_or(1_000)))
         }
+        Fault::PolicyDenied { retry_after_ms: Some(pause), .. } => Some(Duration::from_millis(pause)),
         _ => None,
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn resume(
                 }
                 Err(error) => {
                     // Waiting longer would not help: what has to be mended is our access.
-                    if delivery.state() != State::Accepted {
+                    if !delivery.state().is_confirmed() {
                         delivery.finished(State::Unknown);
                     }
                     return Err(Setback::Final(error));
@@ -93,8 +93,12 @@ async fn follow(
                 delivery.replied(row.text());
                 return Ok(());
             }
-            Sign::Taken | Sign::Queued => {
-                delivery.accepted();
+            Sign::Taken | Sign::Queued | Sign::Held => {
+                if sign == Sign::Held {
+                    delivery.held();
+                } else {
+                    delivery.accepted();
+                }
                 if !message.wait {
                     return Ok(());
                 }

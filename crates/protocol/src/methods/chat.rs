@@ -36,6 +36,9 @@ pub struct ChatSendAck {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
+    /// Of agent-mesh's own gateway: it waits until its owner lets it run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// `chat.history`: what stands in a session.
@@ -90,6 +93,9 @@ pub struct PendingInput {
     /// `queued`, or `interrupted` (it will never run, and its key is refused).
     #[serde(default)]
     pub state: String,
+    /// Of agent-mesh's own gateway: it waits until its owner lets it run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// One row of a session.

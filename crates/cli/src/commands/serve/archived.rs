@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_mesh_gateway::{Agent, AgentFailure, Deltas, Origin, ReplyFuture, Turn};
+use agent_mesh_gateway::{Agent, AgentFailure, Deltas, Origin, Principal, ReplyFuture, Turn};
 use agent_team_mesh::archive::{Archive, Direction, NewMessage, Step};
 use agent_team_mesh::client::protocol::attribution::Header;
 use agent_team_mesh::record::{State, To};
@@ -94,25 +94,42 @@ fn failed(why: String) -> Step {
     Step::Finished { state: State::Failed, reply: None, error: Some(why) }
 }
 
-/// A turn as the archive gets it. Who sent it is what the sender says, as for everybody who reads the message.
+/// A turn as the archive gets it.
 fn received(turn: &Turn) -> NewMessage {
-    let (header, text) = Header::split(&turn.message);
-    let claimed = header.as_ref().map(|header| header.from.as_str()).or(turn.from.display_name.as_deref());
-    let name = shortened(claimed.unwrap_or("owner"));
+    let (key, name) = match &turn.from.principal {
+        Principal::Owner => ("owner", "owner"),
+        Principal::Peer(member) => (member.key.as_str(), member.name.as_str()),
+    };
+    let claimed = turn.from.display_name.as_deref();
+    let via = match turn.origin {
+        Origin::Agent => Via::Agent,
+        Origin::Chat => Via::Chat,
+    };
+    let message = message(&turn.run_id, &turn.session_key, &turn.message, to(key, name), claimed);
+    NewMessage { via, ..message }
+}
+
+/// Who sent a message.
+pub fn to(key: &str, name: &str) -> To {
+    To { email_prefix: key.to_owned(), name: shortened(name) }
+}
+
+/// A message that came to us. Who sent it is who has proven it; what it says of that itself is kept beside.
+pub fn message(run: &str, session: &str, whole: &str, peer: To, claimed: Option<&str>) -> NewMessage {
+    let (header, text) = Header::split(whole);
+    let claimed = header.as_ref().map(|header| header.from.as_str()).or(claimed);
     let own_id = header.as_ref().and_then(|header| Uuid::try_parse(&header.id).ok());
     NewMessage {
         id: own_id.unwrap_or_else(Uuid::now_v7).to_string(),
-        run_id: turn.run_id.clone(),
+        run_id: run.to_owned(),
         direction: Direction::In,
-        peer: To { email_prefix: name.clone(), name },
-        via: match turn.origin {
-            Origin::Agent => Via::Agent,
-            Origin::Chat => Via::Chat,
-        },
-        session: turn.session_key.clone(),
+        peer,
+        via: Via::Agent,
+        session: session.to_owned(),
         thread: header.as_ref().and_then(|header| header.thread.as_deref()).map(shortened),
-        header: turn.message.strip_suffix(text).unwrap_or_default().to_owned(),
+        header: whole.strip_suffix(text).unwrap_or_default().to_owned(),
         text: text.to_owned(),
+        claimed_from: claimed.map(shortened),
         state: State::Accepted,
         expires_at: None,
     }

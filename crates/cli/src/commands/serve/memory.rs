@@ -45,7 +45,7 @@ fn past(row: Stored) -> Past {
         (State::Replied, Some(reply)) => End::Replied(reply.text),
         (State::NoReply, _) => End::NoReply,
         (State::Cancelled, _) => End::Cancelled,
-        (State::Accepted, _) => End::Open,
+        (State::Accepted | State::Held, _) => End::Open,
         _ => End::Failed(row.failure.unwrap_or_default()),
     };
     Past {

@@ -84,6 +84,7 @@ impl Try<'_> {
         let accepted = self.stored.record.receipt.accepted_at.is_some();
         let state = match &tried_before {
             None => State::Queued,
+            Some(_) if self.stored.record.state == State::Held => State::Held,
             Some(_) if accepted => State::Accepted,
             Some(_) => State::Sending,
         };
@@ -158,8 +159,12 @@ fn after(delivery: &Delivery<'_>, error: Option<&MeshError>, connected: bool) ->
     let unsent = delivery.state() == State::Queued || delivery.was_turned_away;
     match (delivery.state(), error) {
         (_, Some(error)) if unsent => passing(error).map_or(After::Over, After::Again),
-        (State::Accepted, None | Some(MeshError::ReplyDeadline { .. })) => After::Look,
-        (State::Accepted, _) => After::Leave,
+        (state, None | Some(MeshError::ReplyDeadline { .. } | MeshError::Held { .. }))
+            if state.is_confirmed() =>
+        {
+            After::Look
+        }
+        (State::Accepted | State::Held, _) => After::Leave,
         // Who could not be asked now can be asked later; who was asked, and cannot say, will not be able to later.
         (State::Unknown, Some(MeshError::Unknown { .. })) if !connected => After::Look,
         _ => After::Over,
@@ -183,6 +188,7 @@ fn is_local(error: &MeshError) -> bool {
 fn passing(error: &MeshError) -> Option<Duration> {
     let asked = |shape: &ErrorShape| match shape.fault() {
         Fault::Unavailable { retry_after_ms, .. } => Some(Duration::from_millis(retry_after_ms.unwrap_or(0))),
+        Fault::PolicyDenied { retry_after_ms: Some(pause), .. } => Some(Duration::from_millis(pause)),
         // The lock of an address; it names no message and no credential.
         Fault::RateLimited { retry_after_ms } => {
             Some(Duration::from_millis(retry_after_ms.unwrap_or(300_000)))

@@ -1,0 +1,118 @@
+//! Who may come in and what they may do, from the owner's files; read again when they change.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use agent_mesh_gateway::{Access, Member, Policy, Reload, Roster};
+use agent_team_mesh::MeshError;
+use agent_team_mesh::private_file;
+use agent_team_mesh::registry::{Registry, RegistryError};
+use tokio::signal::unix::Signal;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::error::{CliError, Exit};
+use crate::settings::{Settings, Source};
+use crate::ui::Ui;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The files that say it.
+pub struct Files {
+    policy: PathBuf,
+    registry: PathBuf,
+    /// Whether there has to be a policy: somebody named it, or there was one before.
+    needs_policy: bool,
+    seen: [Option<Mark>; 2],
+}
+
+/// What tells one state of a file from another.
+type Mark = (SystemTime, u64, u64);
+
+impl Files {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            policy: settings.policy.value.clone(),
+            registry: settings.registry.value.clone(),
+            needs_policy: settings.policy.source != Source::Default,
+            seen: [None, None],
+        }
+    }
+
+    /// Reads them. A registry is not needed; a policy is, once there was one: to lose it must not open the door.
+    pub fn read(&mut self) -> Result<Access, CliError> {
+        self.seen = self.marks();
+        let policy = match policy(&self.policy)? {
+            Some(policy) => {
+                self.needs_policy = true;
+                policy
+            }
+            None if self.needs_policy => {
+                let message = format!("there is no policy at {}", self.policy.display());
+                return Err(CliError::new(Exit::Usage, "policy-missing", message));
+            }
+            None => Policy::open(),
+        };
+        Ok(Access { policy, roster: roster(&self.registry)? })
+    }
+
+    fn marks(&self) -> [Option<Mark>; 2] {
+        [mark(&self.policy), mark(&self.registry)]
+    }
+
+    fn have_changed(&self) -> bool {
+        self.seen != self.marks()
+    }
+}
+
+fn mark(path: &Path) -> Option<Mark> {
+    let about = fs::metadata(path).ok()?;
+    Some((about.modified().ok()?, about.len(), about.ino()))
+}
+
+/// The policy of a file; none without one.
+pub fn policy(path: &Path) -> Result<Option<Policy>, CliError> {
+    let Some(bytes) = private_file::read(path).map_err(MeshError::from)? else { return Ok(None) };
+    let malformed = |why: String| {
+        CliError::new(Exit::Usage, "policy-malformed", format!("{}: {why}", path.display()))
+            .hint("docs/policy.md has every key, with an example")
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| malformed("it is not UTF-8".to_owned()))?;
+    Policy::parse(text).map(Some).map_err(|error| malformed(error.to_string()))
+}
+
+/// The members of the team; none without a registry.
+fn roster(path: &Path) -> Result<Roster, CliError> {
+    let registry = match Registry::load(path) {
+        Ok(registry) => registry,
+        Err(RegistryError::Missing { .. }) => return Ok(Roster::default()),
+        Err(error) => return Err(MeshError::from(error).into()),
+    };
+    Ok(Roster::new(registry.agents.into_iter().map(|agent| Member {
+        key: agent.email_prefix,
+        name: agent.name,
+        device_id: agent.device_id,
+        tags: agent.tags,
+    })))
+}
+
+/// Reads the files again whenever they change or a SIGHUP comes, for ever. What cannot be read changes nothing.
+pub async fn watch(mut files: Files, reload: Reload, mut hangup: Signal, ui: &Ui) {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => if !files.have_changed() { continue },
+            _ = hangup.recv() => {}
+        }
+        match files.read() {
+            Ok(access) => {
+                reload.access(access);
+                ui.note("the policy and the registry were read again");
+            }
+            Err(error) => ui.warn(format!("the rules are as they were: {}", error.message)),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What the gateway behind `serve` remembers: how much each peer ran, which messages wait for the owner's word, and
+//! whether the door is paused.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::row::{NewMessage, event, insert, now};
+use super::{Archive, ArchiveError};
+use crate::record::State;
+
+/// What became of a held message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It runs.
+    Approved,
+    /// The owner said no.
+    Rejected,
+    /// Its sender wants it no more.
+    Withdrawn,
+}
+
+/// Why a message that was held never ran.
+const REJECTED: &str = "rejected by its owner";
+const WITHDRAWN: &str = "withdrawn by its sender";
+
+/// In SQL: a message that came to us has begun to run, whatever became of it.
+pub(super) const BEGAN: &str =
+    "state != 'held' AND coalesce(error, '') NOT IN ('rejected by its owner', 'withdrawn by its sender')";
+
+impl Archive {
+    /// How many messages of each peer came since this time (milliseconds since the epoch).
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn received_since(&self, since: i64) -> Result<HashMap<String, u32>, ArchiveError> {
+        self.read(move |db| {
+            let sql = "SELECT peer, count(*) FROM messages WHERE direction = 'in' AND created_at >= ?1 GROUP BY peer";
+            let mut statement = db.prepare(sql)?;
+            statement.query_map([since], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Keeps a message that waits for the owner's word, under a name of its own, with a document that it takes to run it.
+    /// It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub async fn hold(
+        &self,
+        id: String,
+        mut message: NewMessage,
+        document: String,
+    ) -> Result<(), ArchiveError> {
+        message.state = State::Held;
+        self.ask(move |db| {
+            let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
+            if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
+                message.id = Uuid::now_v7().to_string();
+            }
+            insert(db, &message)?;
+            let sender = message.peer.email_prefix.to_lowercase();
+            db.execute("UPDATE messages SET sender = ?2 WHERE id = ?1", [&message.id, &sender])?;
+            let sql =
+                "INSERT INTO held (id, message, document) SELECT ?1, seq, ?3 FROM messages WHERE id = ?2";
+            db.execute(sql, params![id, message.id, document]).map(drop)
+        })
+        .await
+    }
+
+    /// The documents of the messages that are held, oldest first.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn held(&self) -> Result<Vec<String>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare("SELECT document FROM held ORDER BY message")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// A message is held no more. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it is not held, or that cannot be written.
+    pub async fn decide(&self, id: String, decision: Decision) -> Result<(), ArchiveError> {
+        let (state, why) = match decision {
+            Decision::Approved => (State::Accepted, None),
+            Decision::Rejected => (State::Failed, Some(REJECTED)),
+            Decision::Withdrawn => (State::Failed, Some(WITHDRAWN)),
+        };
+        self.ask(move |db| {
+            let at = now();
+            let taken = "DELETE FROM held WHERE id = ?1 RETURNING message";
+            let seq: i64 = db.query_row(taken, [id], |row| row.get(0))?;
+            let over = (state == State::Failed).then_some(at);
+            let sql = "UPDATE messages SET state = ?2, finished_at = ?3, error = ?4 WHERE seq = ?1";
+            db.execute(sql, params![seq, state.name(), over, why])?;
+            event(db, seq, at, if why.is_none() { "approved" } else { state.name() }, why)
+        })
+        .await
+    }
+
+    /// Whether the door is paused.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub async fn is_paused(&self) -> Result<bool, ArchiveError> {
+        self.read(|db| db.query_row("SELECT EXISTS (SELECT 1 FROM door)", [], |row| row.get(0))).await
+    }
+
+    /// Pauses the door, or opens it again. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn pause(&self, paused: bool) -> Result<(), ArchiveError> {
+        self.ask(move |db| {
+            db.execute("DELETE FROM door", [])?;
+            if paused {
+                db.execute("INSERT INTO door (paused_at) VALUES (?1)", [now()])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The id of a message that was held and let in, and begins to run now.
+pub(super) fn let_in(db: &Connection, message: &NewMessage) -> Result<Option<String>, rusqlite::Error> {
+    let sql = "SELECT id FROM messages INDEXED BY messages_by_state
+        WHERE state = 'accepted' AND direction = 'in' AND run_id = ?1 AND peer = ?2 AND session = ?3
+            AND EXISTS (SELECT 1 FROM events WHERE message = seq AND step = 'approved')
+        ORDER BY seq LIMIT 1";
+    let peer = message.peer.email_prefix.to_lowercase();
+    let mut statement = db.prepare_cached(sql)?;
+    statement.query_row(params![message.run_id, peer, message.session], |row| row.get(0)).optional()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{Direction, Step};
+    use crate::record::To;
+    use crate::registry::Via;
+
+    fn archive() -> (tempfile::TempDir, Archive) {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
+        (folder, archive)
+    }
+
+    fn received(id: &str, peer: &str) -> NewMessage {
+        NewMessage {
+            id: id.into(),
+            run_id: format!("run-{id}"),
+            direction: Direction::In,
+            peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
+            via: Via::Agent,
+            session: format!("agent:main:mesh:{peer}"),
+            thread: None,
+            text: "hello".into(),
+            header: String::new(),
+            claimed_from: Some("the-queen".into()),
+            state: State::Accepted,
+            expires_at: None,
+        }
+    }
+
+    async fn state(archive: &Archive, id: &str) -> (State, Option<String>) {
+        let stored = archive.find(id).await.unwrap().unwrap();
+        assert_eq!(stored.claimed_from.as_deref(), Some("the-queen"));
+        (stored.record.state, stored.failure)
+    }
+
+    #[tokio::test]
+    async fn a_held_message_lives_one_life_whatever_is_decided() {
+        let (_folder, archive) = archive();
+        for id in ["id-1", "id-2", "id-3"] {
+            archive.hold(id.to_uppercase(), received(id, "alice"), format!("document {id}")).await.unwrap();
+            assert_eq!(state(&archive, id).await, (State::Held, None));
+        }
+        assert!(archive.received(None, 9, 9999).await.unwrap().is_empty(), "none of them was said yet");
+        assert_eq!(archive.held().await.unwrap(), ["document id-1", "document id-2", "document id-3"]);
+        archive.decide("ID-2".into(), Decision::Rejected).await.unwrap();
+        archive.decide("ID-3".into(), Decision::Withdrawn).await.unwrap();
+        archive.decide("ID-1".into(), Decision::Approved).await.unwrap();
+        assert!(archive.decide("ID-1".into(), Decision::Rejected).await.is_err(), "it is decided");
+        assert!(archive.held().await.unwrap().is_empty());
+        assert_eq!(state(&archive, "id-2").await, (State::Failed, Some("rejected by its owner".into())));
+        assert_eq!(state(&archive, "id-3").await, (State::Failed, Some("withdrawn by its sender".into())));
+
+        assert_eq!(archive.receive(received("id-1", "alice"), "alice").await.unwrap(), "id-1");
+        assert_eq!(state(&archive, "id-1").await, (State::Accepted, None));
+        let done = Step::Finished { state: State::Replied, reply: Some("hi".into()), error: None };
+        archive.note("id-1", done).await.unwrap();
+        assert_ne!(
+            archive.receive(received("id-1", "alice"), "alice").await.unwrap(),
+            "id-1",
+            "that life is over"
+        );
+        let said = archive.received(None, 9, 9999).await.unwrap();
+        assert_eq!(said.len(), 2, "what was turned down was never said");
+    }
+
+    #[tokio::test]
+    async fn what_came_is_counted_by_peer_from_a_time_on() {
+        let (_folder, archive) = archive();
+        for (id, peer) in [("id-1", "alice"), ("id-2", "alice"), ("id-3", "bob")] {
+            archive.receive(received(id, peer), peer).await.unwrap();
+        }
+        archive.hold("h".into(), received("id-4", "bob"), String::new()).await.unwrap();
+        let counted = archive.received_since(0).await.unwrap();
+        assert_eq!((counted["alice"], counted["bob"], counted.len()), (2, 2, 2));
+        assert!(archive.received_since(i64::MAX).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_pause_lasts_until_it_is_ended() {
+        let (_folder, archive) = archive();
+        assert!(!archive.is_paused().await.unwrap());
+        for paused in [true, true, false] {
+            archive.pause(paused).await.unwrap();
+            assert_eq!(archive.is_paused().await.unwrap(), paused);
+        }
+    }
+}
