@@ -94,6 +94,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// How the log is to be written, where that can be said.
+    pub fn log_format(&self) -> Option<crate::ui::LogFormat> {
+        match self {
+            Self::Serve(args) => args.log,
+            _ => None,
+        }
+    }
+
     /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
     pub fn minds_interrupts(&self) -> bool {
         matches!(self, Self::Send(_) | Self::Broadcast(_) | Self::Serve(_) | Self::Token(_) | Self::Join(_))

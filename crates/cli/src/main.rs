@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
-    ui.start_log(cli.global.verbose);
+    ui.start_log(cli.global.verbose, cli.command.log_format());
     // TLS of every kind finds its one provider here.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let needs_threads = matches!(cli.command, Command::Serve(_) | Command::Demo(_));

@@ -22,6 +22,15 @@ pub mod style {
     pub const STRONG: Style = Style::new().bold();
 }
 
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON document a line
+    Json,
+}
+
 /// The terminal, or what stands for it.
 pub struct Ui {
     json: bool,
@@ -137,18 +146,24 @@ impl Ui {
         self.stderr_is_terminal && !self.json && !self.quiet
     }
 
-    pub fn start_log(&self, verbose: u8) {
-        let level = match verbose {
-            0 => return,
-            1 => "info,openclaw_client=debug,agent_team_mesh=debug,agent_mesh_gateway=debug",
+    pub fn start_log(&self, verbose: u8, format: Option<LogFormat>) {
+        let level = match (verbose, format) {
+            (0, None) => return,
+            (0, Some(_)) => "info",
+            (1, _) => "info,openclaw_client=debug,agent_team_mesh=debug,agent_mesh_gateway=debug",
             _ => "debug",
         };
-        let subscriber = tracing_subscriber::fmt()
+        let log = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::new(level))
             .with_writer(std::io::stderr)
-            .with_ansi(self.colour_err)
-            .finish();
-        let _ = tracing::subscriber::set_global_default(subscriber);
+            .with_ansi(self.colour_err);
+        // Nobody else has set one.
+        let _ = match format {
+            Some(LogFormat::Json) => {
+                tracing::subscriber::set_global_default(log.json().flatten_event(true).finish())
+            }
+            Some(LogFormat::Text) | None => tracing::subscriber::set_global_default(log.finish()),
+        };
     }
 
     /// A line of the result, for people; nothing under `--json`.

@@ -28,6 +28,10 @@ pub struct Config {
     /// Where clients reach this gateway over HTTP, such as `https://bob.example.com`, for its A2A card. None says what the
     /// client called it.
     pub public_url: Option<String>,
+    /// Whether anybody may read `/metrics`, not only the owner: from loopback, or with his token.
+    pub open_metrics: bool,
+    /// Whether the log holds what is said, not only that something was.
+    pub log_text: bool,
     /// What `hello-ok` calls the server's version.
     pub version: String,
     /// Where approved devices are kept.
@@ -61,6 +65,8 @@ impl Config {
             identity,
             agent_name: "agent-mesh".to_owned(),
             public_url: None,
+            open_metrics: false,
+            log_text: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store: Arc::new(MemoryStore::default()),
             memory: Arc::new(NoMemory),

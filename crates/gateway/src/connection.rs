@@ -217,9 +217,12 @@ async fn admit(
     ip: IpAddr,
 ) -> Result<Entry, Goodbye> {
     let caller = Caller { params: &connect.params, device, ip };
-    let entry = match decide(shared, &caller) {
+    let decision = decide(shared, &caller);
+    shared.metrics.connect(decision.is_ok());
+    let entry = match decision {
         Ok(entry) => entry,
         Err(refusal) => {
+            shared.metrics.refused(&refusal.error);
             // No lock is held: whoever has the right credential is not kept waiting by others' guesses.
             if !refusal.delay.is_zero() {
                 sleep(refusal.delay).await;

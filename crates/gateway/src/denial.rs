@@ -16,6 +16,17 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Mode,
+        Self::Agents,
+        Self::Sessions,
+        Self::MessageBytes,
+        Self::RequestsPerMinute,
+        Self::ConcurrentRuns,
+        Self::RunsPerDay,
+    ];
+
     /// Its key in the file.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -57,8 +57,13 @@ pub(crate) fn wrong_method(allowed: &'static str) -> Reply {
 
 /// A JSON document that nobody keeps.
 pub(crate) fn document(content: &Value) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(content.to_string())).boxed_unsync());
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    page("application/json", content.to_string())
+}
+
+/// Any other text that nobody keeps.
+pub(crate) fn page(kind: &'static str, text: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
 }

@@ -7,12 +7,13 @@ use openclaw_protocol::frame::encode_response;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{AgentFailure, Deltas, Turn};
 use crate::keys::AGENT_ID;
+use crate::metrics;
 use crate::outcome::{Done, Outcome};
 use crate::runs::{Job, Origin, Run};
 use crate::sessions::NewRow;
@@ -45,6 +46,19 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
     if job.run.origin == Origin::Chat {
         tell(shared, &job.run, |event| event.phase = Some("starting_model".to_owned()), ChatState::Status);
     }
+    let waited = now_ms().saturating_sub(job.run.accepted_at);
+    shared.metrics.began(span(waited));
+    let run = &job.run;
+    let text = shared.config.log_text.then_some(&*message).map(tracing::field::debug);
+    tracing::info!(
+        run = run.id,
+        session = run.session,
+        from = job.sender.principal.key(),
+        waited_ms = waited,
+        bytes = message.len(),
+        text,
+        "a run begins"
+    );
     let turn = Turn {
         run_id: job.run.id.clone(),
         origin: job.run.origin,
@@ -165,15 +179,35 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// Milliseconds between two moments of the wall clock, which may have been set back in between.
+fn span(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
 /// Closes a run: history, second answer, events, memory.
 pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
-    let Job { run, reply_to, .. } = job;
+    let Job { run, reply_to, sender, .. } = job;
     let ended_at = now_ms();
     if let Outcome::Reply(text) = outcome {
         let row = NewRow::Assistant { text: text.clone() };
         lock(&shared.sessions).append(&run.session, &run.id, row, ended_at);
     }
-    let done = Arc::new(Done::new(&run.id, outcome, ended_at - run.accepted_at, ended_at));
+    let took = ended_at - run.accepted_at;
+    shared.metrics.ended(outcome, span(took));
+    let reply = if let Outcome::Reply(text) = outcome { text } else { "" };
+    let text = shared.config.log_text.then_some(reply).map(tracing::field::debug);
+    let outcome_name = metrics::name(outcome);
+    tracing::info!(
+        run = run.id,
+        session = run.session,
+        from = sender.principal.key(),
+        outcome = outcome_name,
+        took_ms = took,
+        bytes = reply.len(),
+        text,
+        "a run is over"
+    );
+    let done = Arc::new(Done::new(&run.id, outcome, took, ended_at));
     lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
     if let Some((outbox, request)) = reply_to
         && let Ok(text) = encode_response(&request, done.payload.as_deref(), done.error.as_ref())

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::ORIGIN;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -16,8 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, sleep};
 
 use crate::a2a;
+use crate::bearer;
 use crate::connection::{self, Arrival};
 use crate::http::{self, Reply};
+use crate::metrics;
 use crate::seats::{Seat, network};
 use crate::shared::{Shared, lock};
 
@@ -93,11 +95,30 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, visit: &Arc<Vi
     let path = request.uri().path();
     if http::wants_websocket(request.headers()) {
         upgrade(shared, request, visit)
+    } else if path == "/metrics" {
+        measured(shared, visit.ip, &request).await
     } else if a2a::is_ours(path) {
         a2a::answer(shared, visit.ip, request).await
     } else {
         http::plain(request.method(), path, shared.draining.is_cancelled())
     }
+}
+
+/// What is measured here is the owner's to know: on loopback, with his token, or for all if he says so.
+async fn measured(shared: &Arc<Shared>, ip: IpAddr, request: &Request<Incoming>) -> Reply {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return http::wrong_method("GET, HEAD");
+    }
+    let headers = request.headers();
+    let is_local = ip.is_loopback() && !http::is_proxied_loopback(ip, headers);
+    let is_owners = |token: &str| shared.config.token.is(token).then_some(());
+    if !is_local
+        && !shared.config.open_metrics
+        && let Err(refusal) = bearer::check(shared, ip, headers, is_owners).await
+    {
+        return refusal;
+    }
+    http::page("text/plain; version=0.0.4; charset=utf-8", metrics::page(shared))
 }
 
 fn upgrade(shared: &Arc<Shared>, request: Request<Incoming>, visit: &Arc<Visit>) -> Reply {

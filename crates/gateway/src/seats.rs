@@ -20,6 +20,13 @@ impl<K> Seats<K> {
     }
 }
 
+impl<K> Seats<K> {
+    /// How many are taken, by all keys together.
+    pub(crate) fn total(&self) -> usize {
+        lock(&self.taken).values().sum()
+    }
+}
+
 /// One of them; dropped when it is over.
 #[derive(Debug)]
 pub(crate) struct Seat<K: Eq + Hash> {

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::ledger::{Held, Ledger};
 use crate::lockout::Lockout;
 use crate::meter::{Meters, midnight};
+use crate::metrics::Metrics;
 use crate::outbox::Event;
 use crate::pairing::{Now, Pairing};
 use crate::peers::Peers;
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) guests: Arc<Seats<IpAddr>>,
     /// The connections of each device.
     pub(crate) devices: Arc<Seats<String>>,
+    pub(crate) metrics: Metrics,
     /// The A2A requests of each peer that are not answered yet.
     pub(crate) callers: Arc<Seats<String>>,
     /// What is on its way over all connections.
@@ -113,6 +115,7 @@ impl Shared {
             strangers: Seats::new(limits.unauthenticated_per_ip.saturating_mul(2)),
             guests: Seats::new(limits.connections_per_ip),
             devices: Seats::new(limits.connections_per_device),
+            metrics: Metrics::default(),
             callers: Seats::new(limits.waiting_requests),
             budget: Budget::new(limits.in_flight_bytes),
             slots: Slots::new(limits.parallel_runs, limits.parallel_runs_per_device),
@@ -167,6 +170,16 @@ impl Shared {
         if let Some(event) = Event::new(name, payload) {
             lock(&self.peers).tell_approvers(&event);
         }
+    }
+
+    /// How many connections are let in now.
+    pub(crate) fn sockets_let_in(&self) -> usize {
+        lock(&self.peers).count()
+    }
+
+    /// Whether the owner has paused the door.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     /// A number for a new connection.

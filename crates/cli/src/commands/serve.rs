@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
-use crate::ui::Ui;
+use crate::ui::{LogFormat, Ui};
 
 mod access;
 mod archived;
@@ -55,6 +55,15 @@ pub struct ServeArgs {
     /// Refuse new messages of peers until `agent-mesh inbox resume`
     #[arg(long)]
     pause: bool,
+    /// Let anybody read /metrics; else it is for loopback, and for who has the owner's token
+    #[arg(long)]
+    metrics: bool,
+    /// Log each run on stderr, one line a step; with -v also what happens around it
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
+    /// With --log: what is said, too
+    #[arg(long, requires = "log")]
+    log_text: bool,
     #[command(flatten)]
     backend: BackendArgs,
 }
@@ -88,6 +97,8 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     config.memory = memory;
     config.public_url.clone_from(&args.public_url);
     config.access = files.read()?;
+    config.open_metrics = args.metrics;
+    config.log_text = args.log_text;
     if let Some(archive) = &archive {
         config.ledger = Arc::new(ArchiveLedger(archive.clone()));
         // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.

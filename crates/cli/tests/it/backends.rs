@@ -133,3 +133,31 @@ async fn options_that_do_not_fit_are_usage_errors() {
         assert_eq!(document["error"]["message"], why, "{args:?}");
     }
 }
+
+/// The lines of a log that the gateway has written until now, of which one is the end of a run.
+async fn log_of_a_run(serve: &mut Serve) -> Vec<serde_json::Value> {
+    let mut lines: Vec<serde_json::Value> = Vec::new();
+    while !lines.iter().any(|line| line["message"] == "a run is over") {
+        if let Ok(line) = serde_json::from_str(&serve.line().await) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[tokio::test]
+async fn a_run_is_logged_by_its_id_and_what_was_said_only_when_asked() {
+    for (more, is_said) in [(&[][..], false), (&["--log-text"], true)] {
+        let bobs = Host::new();
+        let (mut serve, alices) = bob(&bobs, &[&["--agent", "echo", "--log", "json"], more].concat()).await;
+        let sent =
+            alices.run(&["send", "--to", "bob", "--message", "tell nobody", "--json"]).await.ok().json();
+        let lines = log_of_a_run(&mut serve).await;
+        let of_run: Vec<_> = lines.iter().filter(|line| line["run"] == sent["id"]).collect();
+        let steps: Vec<_> = of_run.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(steps, ["a run begins", "a run is over"]);
+        assert_eq!((&of_run[1]["outcome"], &of_run[1]["from"]), (&json!("reply"), &json!("owner")));
+        assert_eq!(format!("{lines:?}").contains("tell nobody"), is_said, "{lines:?}");
+        assert_eq!(serve.end().await, Some(0));
+    }
+}

@@ -11,16 +11,16 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request, StatusCode};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
+use crate::bearer;
 use crate::http::{self, Reply};
-use crate::lockout::Kind;
 use crate::principal::Member;
 use crate::seats::Seat;
 use crate::secret::TokenHash;
-use crate::shared::{Shared, lock};
+use crate::shared::Shared;
 
 mod card;
 mod line;
@@ -58,8 +58,9 @@ pub(crate) async fn answer(shared: &Arc<Shared>, ip: IpAddr, request: Request<In
     if request.method() != Method::POST {
         return http::wrong_method("POST");
     }
-    let caller = match caller(shared, ip, request.headers()).await {
-        Ok(caller) => caller,
+    let known = |token: &str| shared.access().of_token(token, None);
+    let caller = match bearer::check(shared, ip, request.headers(), known).await {
+        Ok((member, token)) => Caller { member, token },
         Err(refusal) => return refusal,
     };
     if !is_json(request.headers()) {
@@ -74,42 +75,6 @@ pub(crate) async fn answer(shared: &Arc<Shared>, ip: IpAddr, request: Request<In
         Ok(body) => rpc::answer(shared, caller, version.as_ref(), &body).await,
         Err(refusal) => refusal,
     }
-}
-
-/// Who asks: the peer whose token it is. A token that is nobody's counts towards the lockout of its address, and what
-/// nobody can guess is looked at first.
-async fn caller(shared: &Arc<Shared>, ip: IpAddr, headers: &HeaderMap) -> Result<Caller, Reply> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
-    let known = bearer.and_then(|token| shared.access().of_token(token, None));
-    if let Some((member, token)) = known {
-        return Ok(Caller { member, token });
-    }
-    let unauthorized = || {
-        let mut reply = http::json(StatusCode::UNAUTHORIZED, r#"{"error":"unauthorized"}"#);
-        reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        reply
-    };
-    if bearer.is_none() {
-        return Err(unauthorized());
-    }
-    let now = Instant::now();
-    if ip.is_loopback() {
-        let delay = lock(&shared.lockout).local_failure(now);
-        sleep(delay).await;
-        return Err(unauthorized());
-    }
-    let mut lockout = lock(&shared.lockout);
-    if lockout.locked(ip, Kind::Shared, now).is_some() {
-        return Err(http::json(StatusCode::TOO_MANY_REQUESTS, r#"{"error":"too_many_wrong_tokens"}"#));
-    }
-    lockout.failure(ip, Kind::Shared, now);
-    Err(unauthorized())
-}
-
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -127,19 +92,5 @@ async fn read(shared: &Shared, request: Request<Incoming>) -> Result<Bytes, Repl
         }
         Ok(Err(_)) => Err(http::json(StatusCode::BAD_REQUEST, r#"{"error":"the body broke off"}"#)),
         Err(_) => Err(http::json(StatusCode::REQUEST_TIMEOUT, r#"{"error":"the body took too long"}"#)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bearer_is_what_follows_the_scheme() {
-        assert_eq!(bearer("Bearer abc"), Some("abc"));
-        assert_eq!(bearer("bearer   abc "), Some("abc"));
-        for other in ["", "Bearer", "Bearer ", "Basic abc", "Bearerabc"] {
-            assert_eq!(bearer(other), None, "{other}");
-        }
     }
 }

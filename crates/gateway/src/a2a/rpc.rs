@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hyper::header::HeaderValue;
+use openclaw_protocol::ErrorShape;
 use openclaw_protocol::a2a::{Request, RpcError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -66,16 +67,21 @@ async fn dispatch(
     version: Option<&HeaderValue>,
     request: &Request<'_>,
 ) -> Result<Answer, RpcError> {
+    shared.metrics.a2a_request();
     check_version(version)?;
+    let denied = |error: ErrorShape| {
+        shared.metrics.refused(&error);
+        RpcError::from(error)
+    };
     let rules = shared.access().rules(&caller.member);
     if rules.mode == Mode::Deny {
-        return Err(denial::forbidden(Rule::Mode).into());
+        return Err(denied(denial::forbidden(Rule::Mode)));
     }
     let id = request.id.clone().unwrap_or_default();
     let method = &*request.method;
     if !matches!(method, "SendMessage" | "SendStreamingMessage") {
         // Those two are counted where they become a run.
-        count_request(shared, &caller.member, &rules)?;
+        count_request(shared, &caller.member, &rules).map_err(denied)?;
     }
     match method {
         "SendMessage" => result_of(&send::message(shared, &caller, params(request)?).await?),

@@ -150,8 +150,14 @@ impl Desk {
             return self.invalid("{}", "at /id: must NOT have more than 512 characters");
         }
         let call = Call { shared: &self.shared, conn: &self.conn, request: &request, waiting: &self.waiting };
+        self.shared.metrics.request();
         match dispatch(&call) {
-            Step::Now(answer) => reply(&self.conn, &request.id, &answer),
+            Step::Now(answer) => {
+                if let Err(error) = &answer {
+                    self.shared.metrics.refused(error);
+                }
+                reply(&self.conn, &request.id, &answer);
+            }
             Step::Later(permit, answer) => self.later(request.id.into_owned(), permit, answer),
             Step::Answered => {}
         }

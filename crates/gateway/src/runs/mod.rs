@@ -33,6 +33,14 @@ pub(crate) enum Admission {
     Refused(ErrorShape),
 }
 
+/// How many runs are not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) queued: usize,
+    pub(crate) running: usize,
+    pub(crate) held: usize,
+}
+
 /// All runs.
 #[derive(Debug)]
 pub(crate) struct Runs {
@@ -114,6 +122,15 @@ impl Runs {
         self.active.add(&job.run.who, 0);
         self.lanes.entry(job.run.session.clone()).or_default().queue.push_back(job);
         starts_lane
+    }
+
+    /// How many are not over.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            queued: self.lanes.values().map(|lane| lane.queue.len()).sum(),
+            running: self.lanes.values().filter(|lane| lane.current.is_some()).count(),
+            held: self.held.len(),
+        }
     }
 
     /// How many runs of somebody wait in a lane or execute.

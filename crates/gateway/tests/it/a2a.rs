@@ -342,6 +342,9 @@ async fn the_policy_holds_here_too_and_says_which_rule() {
         assert_eq!(error["code"], -32000, "{policy}: {error}");
         let info = &error["data"][0];
         assert_eq!((&info["reason"], &info["metadata"]["rule"]), (&json!("POLICY_DENIED"), &json!(rule)));
+        let get = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let (_, _, page) = http(&gateway, LOCAL, get).await;
+        assert!(page.contains(&format!("agent_mesh_denied_total{{rule=\"{rule}\"}} 1\n")), "{rule}: {page}");
     }
 }
 

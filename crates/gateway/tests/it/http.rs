@@ -165,3 +165,40 @@ async fn it_works_over_a_real_socket_too() {
     let first: serde_json::Value = serde_json::from_str(first.to_text().unwrap()).unwrap();
     assert_eq!(first["event"], json!("connect.challenge"));
 }
+
+#[tokio::test]
+async fn what_is_measured_is_the_owners_to_know() {
+    let gateway = Fixture::echo().await;
+    let mut owner = gateway.owner().await;
+    owner.turn("main", "hi", "k1").await;
+    let (status, page) = ask(&gateway, LOCAL, "GET /metrics", "").await;
+    assert_eq!(status, 200);
+    for line in [
+        "agent_mesh_runs_ended_total{outcome=\"reply\"} 1",
+        "agent_mesh_runs{state=\"running\"} 0",
+        "agent_mesh_run_seconds_count 1",
+        "agent_mesh_run_wait_seconds_count 1",
+        "agent_mesh_requests_total{protocol=\"openclaw\"} 1",
+        "agent_mesh_connects_total{result=\"let-in\"} 1",
+        "agent_mesh_connections 1",
+        "agent_mesh_denied_total{rule=\"mode\"} 0",
+    ] {
+        assert!(page.contains(&format!("{line}\n")), "{line}: {page}");
+    }
+    // Every line is a comment, or a name with a number.
+    for line in page.lines().filter(|line| !line.starts_with("# ")) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("agent_mesh_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    assert_eq!(ask(&gateway, LOCAL, "GET /metrics", "X-Forwarded-For: 203.0.113.9\r\n").await.0, 401);
+    assert_eq!(ask(&gateway, BOB, "GET /metrics", "").await.0, 401);
+    assert_eq!(ask(&gateway, BOB, "GET /metrics", &bearer("wrong")).await.0, 401);
+    assert_eq!(ask(&gateway, BOB, "GET /metrics", &bearer(TOKEN)).await.0, 200);
+    assert_eq!(ask(&gateway, LOCAL, "POST /metrics", "Content-Length: 0\r\n").await.0, 405);
+    let open = Fixture::start(std::sync::Arc::new(agent_mesh_gateway::EchoAgent::new()), |config| {
+        config.open_metrics = true;
+    })
+    .await;
+    assert_eq!(ask(&open, BOB, "GET /metrics", "").await.0, 200);
+}
