@@ -109,6 +109,7 @@ fn message(writer: &mut Writer, text: String) -> NewMessage {
         header,
         state: State::Sending,
         expires_at: None,
+        claimed_from: None,
     }
 }
 
