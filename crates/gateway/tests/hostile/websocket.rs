@@ -8,7 +8,6 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::door::*;
 use crate::http::UPGRADE;
-use crate::support::*;
 
 /// A raw stream behind the upgrade; its challenge is read.
 async fn open(door: &Door, from: &str) -> TcpStream {
