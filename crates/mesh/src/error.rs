@@ -16,6 +16,7 @@ use crate::pins::{Mark, PinnedBy, PinsError};
 use crate::private_file::PrivateFileError;
 use crate::record::{State, To};
 use crate::registry::{LookupError, RegistryError};
+use crate::route::a2a::A2aError;
 use crate::secrets::SecretsError;
 use crate::sync::SyncError;
 
@@ -125,6 +126,15 @@ pub enum MeshError {
         to: To,
         /// The missing scope.
         missing: String,
+    },
+    /// An A2A agent could not be asked, or gave no good answer.
+    #[error("{}: {source}", to.name)]
+    A2a {
+        /// Whose.
+        to: To,
+        /// What happened.
+        #[source]
+        source: A2aError,
     },
     /// A request went wrong.
     #[error("{}: {source}", to.name)]
@@ -335,7 +345,7 @@ impl MeshError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::NoAddress { .. } => true,
+            Self::NoAddress { .. } | Self::A2a { source: A2aError::Unreachable(_), .. } => true,
             Self::Connect { source, .. } => !matches!(
                 **source,
                 ConnectError::Refused(_)

@@ -153,6 +153,23 @@ impl Mesh {
         Ok(tokens.get(&email_prefix.to_lowercase()))
     }
 
+    /// The bearer token for a peer's A2A endpoint: the one kept as `a2a:bob`; and Bob's other one only where he has no
+    /// gateway that it could be for.
+    ///
+    /// # Errors
+    /// When a file cannot be used.
+    pub fn a2a_token(&self, email_prefix: &str) -> Result<Option<&Secret>, MeshError> {
+        if let Some(token) = self.shared_token(&a2a_token_key(email_prefix))? {
+            return Ok(Some(token));
+        }
+        let agents = &self.registry()?.agents;
+        let agent = agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(email_prefix));
+        if agent.is_some_and(|agent| agent.address().is_ok()) {
+            return Ok(None);
+        }
+        self.shared_token(email_prefix)
+    }
+
     /// The device token a peer's gateway gave us, if it is for the device key we have now.
     ///
     /// # Errors
@@ -218,6 +235,12 @@ impl Mesh {
     pub fn device_token_store(&self) -> DeviceTokenStore {
         DeviceTokenStore::new(self.config.state_dir.join("device-tokens.json"))
     }
+}
+
+/// Where the tokens file keeps the bearer token for somebody's A2A endpoint.
+#[must_use]
+pub fn a2a_token_key(email_prefix: &str) -> String {
+    format!("a2a:{email_prefix}")
 }
 
 /// Fills a cell once. Two threads that fill it at once do the work twice and agree.

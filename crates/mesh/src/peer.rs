@@ -7,7 +7,8 @@ use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::pins::{Mark, PinnedBy};
 use crate::record::To;
-use crate::registry::Agent;
+use crate::registry::{Agent, Via};
+use crate::route::a2a::context_id;
 
 /// A teammate's gateway: where it is, and how we would know it.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct Peer {
     /// Where.
     pub endpoint: Endpoint,
     pub(crate) dial: DialOptions,
+    /// The A2A endpoint, for a message that goes there in place of a gateway.
+    pub(crate) a2a: Option<String>,
     pinned_by: PinnedBy,
 }
 
@@ -44,7 +47,38 @@ impl Peer {
             dial.private_only |= only;
             dial.alternatives.push(second);
         }
-        Ok(Self { to, endpoint, dial, pinned_by })
+        Ok(Self { to, endpoint, dial, a2a: None, pinned_by })
+    }
+
+    /// Prepares a message by this route. Touches no network.
+    ///
+    /// # Errors
+    /// As [`Peer::new`].
+    pub fn by_route(mesh: &Mesh, agent: &Agent, via: Via) -> Result<Self, MeshError> {
+        if via != Via::A2a {
+            return Self::new(mesh, agent);
+        }
+        let to = To::from(agent);
+        let unusable = |reason: String| MeshError::NoAddress { to: to.clone(), reason };
+        let url = agent.a2a_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
+        let url = url.ok_or_else(|| unusable("it has no a2aUrl".to_owned()))?;
+        // The same host and port as a gateway's address would have them, for the same question: who may overhear it.
+        let plain = url.strip_prefix("http").ok_or_else(|| unusable("a2aUrl".to_owned()))?;
+        let endpoint: Endpoint = format!("ws{plain}")
+            .parse()
+            .map_err(|error| unusable(format!("a2aUrl: {}", with_cause(&error))))?;
+        if private_only(&endpoint, mesh.config().plain_text)? {
+            // What a name leads to is not looked at on this route.
+            return Err(MeshError::PlainText { endpoint: url.to_owned() });
+        }
+        let a2a = Some(url.to_owned());
+        Ok(Self { to, endpoint, dial: DialOptions::default(), a2a, pinned_by: PinnedBy::Us })
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.a2a.clone().unwrap_or_else(|| self.endpoint.to_string())
     }
 
     /// The same, where somebody else said what certificate to expect.
@@ -95,14 +129,18 @@ fn private_only(endpoint: &Endpoint, allowed: PlainText) -> Result<bool, MeshErr
     }
 }
 
-/// The session on the wire: `agent:<agent>:<session>`, unless the session given is in that form already.
+/// The session on the wire: `agent:<agent>:<session>`, unless the session given is in that form already. Over A2A it is
+/// the context, one for each session.
 #[must_use]
-pub fn session_key(me: &str, agent: &Agent, choice: &SessionChoice) -> String {
+pub fn session_key(me: &str, agent: &Agent, choice: &SessionChoice, via: Via) -> String {
     let name = choice.agent.as_deref().or(agent.agent.as_deref()).unwrap_or("main");
     let session = choice.session.clone().or_else(|| agent.session.clone());
     let mut session = session.unwrap_or_else(|| format!("mesh:{me}"));
     if let Some(thread) = &choice.thread {
         session = format!("{session}:{thread}");
+    }
+    if via == Via::A2a {
+        return context_id(&session);
     }
     // Gateways fold the case of keys; ours must compare equal to theirs.
     let key = if session.starts_with("agent:") { session } else { format!("agent:{name}:{session}") };
@@ -143,7 +181,7 @@ mod tests {
             (&main, choice(Some("other"), None, Some("ops")), "agent:ops:other"),
         ];
         for (agent, choice, key) in cases {
-            assert_eq!(session_key("alice", agent, &choice), key);
+            assert_eq!(session_key("alice", agent, &choice, Via::Agent), key);
         }
     }
 

@@ -110,6 +110,8 @@ enum Route {
     Agent,
     /// As the bash skill did
     Chat,
+    /// The A2A protocol, at the teammate's a2aUrl
+    A2a,
 }
 
 impl MessageArgs {
@@ -183,6 +185,7 @@ impl HowArgs {
             via: self.via.map(|route| match route {
                 Route::Agent => Via::Agent,
                 Route::Chat => Via::Chat,
+                Route::A2a => Via::A2a,
             }),
             timeout: self.timeout.unwrap_or(settings.timeout.value),
             header: !self.no_header,

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 use agent_team_mesh::client::Secret;
-use agent_team_mesh::{Mesh, MeshError};
+use agent_team_mesh::{Mesh, MeshError, a2a_token_key};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -34,6 +34,9 @@ enum Action {
     Set {
         /// The teammate
         name: String,
+        /// The token is for their A2A endpoint, not for their gateway
+        #[arg(long)]
+        a2a: bool,
     },
     /// Check the tokens file, and say for whom we hold a token
     Check {
@@ -65,7 +68,7 @@ enum Action {
 pub fn run(args: &TokenArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open(settings, false, ui)?;
     match &args.action {
-        Action::Set { name } => set(&mesh, name, ui),
+        Action::Set { name, a2a } => set(&mesh, name, *a2a, ui),
         Action::Check { name } => check(&mesh, name.as_deref(), ui),
         Action::Rm { name } => remove(&mesh, name, ui),
         Action::Issue { name, out } => issue::issue(&mesh, settings, name, out.as_deref(), ui),
@@ -83,8 +86,9 @@ fn prefix(mesh: &Mesh, name: &str) -> Result<String, CliError> {
     Ok(agent.email_prefix.to_lowercase())
 }
 
-fn set(mesh: &Mesh, name: &str, ui: &Ui) -> Result<Exit, CliError> {
+fn set(mesh: &Mesh, name: &str, a2a: bool, ui: &Ui) -> Result<Exit, CliError> {
     let prefix = prefix(mesh, name)?;
+    let prefix = if a2a { a2a_token_key(&prefix) } else { prefix };
     let token = read_token(&prefix)?;
     mesh.token_store().set(&prefix, &token).map_err(MeshError::from)?;
     let path = mesh.config().tokens.display().to_string();
@@ -141,7 +145,8 @@ fn check(mesh: &Mesh, name: Option<&str>, ui: &Ui) -> Result<Exit, CliError> {
 
 fn remove(mesh: &Mesh, name: &str, ui: &Ui) -> Result<Exit, CliError> {
     let prefix = prefix(mesh, name).unwrap_or_else(|_| name.to_lowercase());
-    let shared = mesh.token_store().remove(&prefix).map_err(MeshError::from)?;
+    let a2a = mesh.token_store().remove(&a2a_token_key(&prefix)).map_err(MeshError::from)?;
+    let shared = mesh.token_store().remove(&prefix).map_err(MeshError::from)? || a2a;
     let device = mesh.device_token_store().remove(&prefix).map_err(MeshError::from)?;
     if !shared && !device {
         return Err(CliError::new(Exit::Auth, "no-credential", format!("no token for {prefix}")));

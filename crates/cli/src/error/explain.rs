@@ -1,6 +1,5 @@
 //! What each failure means to the user, and what to do about it: on our side, or on theirs.
 
-use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::ArchiveError;
 use agent_team_mesh::client::protocol::{ErrorShape, Fault};
 use agent_team_mesh::client::{CallError, ConnectError};
@@ -16,6 +15,7 @@ use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
 use agent_team_mesh::secrets::SecretsError;
 use agent_team_mesh::sync::{Broken, SyncError};
+use agent_team_mesh::{A2aError, MeshError};
 
 use super::{CliError, Exit, chain};
 
@@ -88,6 +88,7 @@ fn meaning(error: &MeshError) -> Meaning {
             )),
         ),
         MeshError::Call { to, source } => call(to, source),
+        MeshError::A2a { to, source } => a2a(to, source),
         MeshError::RunFailed { .. } => Meaning(Exit::Failed, "run-failed", None),
         MeshError::NoReply { merged: true, .. } => Meaning(
             Exit::Failed,
@@ -414,6 +415,31 @@ fn message(error: &MessageError) -> Meaning {
             Meaning(Exit::Policy, "message-too-large", hint("shorten it, or raise MESH_MSG_HARD_LIMIT"))
         }
         _ => Meaning(Exit::Usage, "message-invalid", None),
+    }
+}
+
+fn a2a(to: &To, error: &A2aError) -> Meaning {
+    let prefix = &to.email_prefix;
+    match error {
+        A2aError::Unreachable(_) => Meaning(
+            Exit::Unreachable,
+            "unreachable",
+            hint(format!("is the a2aUrl of {prefix} right, and up?")),
+        ),
+        A2aError::Unauthorized(_) => Meaning(
+            Exit::Auth,
+            "a2a-unauthorized",
+            hint(format!("ask {} for a token of yours: agent-mesh token set --a2a {prefix} < FILE", to.name)),
+        ),
+        A2aError::Card(_) => Meaning(
+            Exit::Unreachable,
+            "not-an-a2a-agent",
+            hint(format!("the a2aUrl of {prefix} has to lead to an agent that speaks A2A 1.0 over JSON-RPC")),
+        ),
+        A2aError::Status(429 | 503) => Meaning(Exit::Busy, "busy", hint("try again shortly")),
+        A2aError::Deadline => Meaning(Exit::Unreachable, "unreachable", None),
+        A2aError::Rpc { .. } => Meaning(Exit::Failed, "refused", None),
+        _ => Meaning(Exit::Failed, "bad-answer", None),
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "helpers outside of test functions stop the test the same way"
 )]
 
+mod a2a;
 mod backends;
 mod broadcast;
 mod config;

@@ -6,6 +6,7 @@ use tokio::time::{Duration, Instant};
 use super::wait::{find, teammate};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
+use crate::registry::Via;
 use crate::route::gateway::connect_ready;
 
 /// Asks the peer's gateway to stop the run of a message. Gives whether there was anything to stop. What became of the
@@ -16,7 +17,8 @@ use crate::route::gateway::connect_ready;
 pub async fn abort(mesh: &Mesh, id: &str, timeout: Duration) -> Result<bool, MeshError> {
     let deadline = Instant::now() + timeout;
     let stored = find(mesh, id).await?;
-    if stored.sent_at.is_none() {
+    // OpenClaw's A2A channel refuses to cancel a task, and others may only say that they did.
+    if stored.sent_at.is_none() || stored.record.via == Via::A2a {
         return Ok(false);
     }
     let peer = teammate(mesh, &stored)?;

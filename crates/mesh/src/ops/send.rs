@@ -140,10 +140,8 @@ impl Plan {
 pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, MeshError> {
     let size_note = message::check(&request.message, mesh.config().limits)?;
     let via = request.via.or(agent.via).unwrap_or_default();
-    if via == Via::A2a {
-        return Err(MeshError::Usage(
-            "the route a2a does not exist yet (issue 7): use --via agent".to_owned(),
-        ));
+    if via == Via::A2a && request.session.agent.is_some() {
+        return Err(MeshError::Usage("over A2A there is no agent to choose".to_owned()));
     }
     let caller = mesh.config().caller.answering(request.in_reply_to.as_ref());
     let rules = mesh.config().rules;
@@ -159,17 +157,17 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
         request.message.clone()
     };
     let peer = match caller.may_go_to(agent) {
-        Ok(()) => Peer::new(mesh, agent),
+        Ok(()) => Peer::by_route(mesh, agent, via),
         Err(refusal) => Err(refusal.into()),
     };
     Ok(Plan {
         to: To::from(agent),
-        address: peer.as_ref().ok().map(|peer| peer.endpoint.to_string()),
-        session: session_key(&me, agent, &request.session),
+        address: peer.as_ref().ok().map(Peer::address),
+        session: session_key(&me, agent, &request.session, via),
         via,
         bytes: request.message.len(),
         message: text,
-        token: if has_token(mesh, &agent.email_prefix)? { "configured" } else { "missing" },
+        token: if has_token(mesh, &agent.email_prefix, via)? { "configured" } else { "missing" },
         id,
         size_note,
         peer,
@@ -187,7 +185,10 @@ fn header(caller: &Caller, me: &str, id: &str, thread: Option<String>) -> Header
     }
 }
 
-fn has_token(mesh: &Mesh, email_prefix: &str) -> Result<bool, MeshError> {
+fn has_token(mesh: &Mesh, email_prefix: &str, via: Via) -> Result<bool, MeshError> {
+    if via == Via::A2a {
+        return Ok(mesh.a2a_token(email_prefix)?.is_some());
+    }
     Ok(mesh.shared_token(email_prefix)?.is_some() || mesh.device_token(email_prefix)?.is_some())
 }
 
@@ -391,6 +392,9 @@ pub(super) async fn see_through(
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), MeshError> {
+    if message.via == Via::A2a {
+        return route::a2a::see_through(mesh, peer, message, before, delivery, observer).await;
+    }
     let mut was_there = false;
     loop {
         let sent = match before.take() {

@@ -99,7 +99,7 @@ pub(super) fn teammate(mesh: &Mesh, stored: &Stored) -> Result<Peer, MeshError> 
     let registry = mesh.registry()?;
     let agent = registry.agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(&stored.peer));
     let gone = || LookupError::Unknown { query: stored.peer.clone(), near: Vec::new() };
-    Peer::new(mesh, agent.ok_or_else(gone)?)
+    Peer::by_route(mesh, agent.ok_or_else(gone)?, stored.record.via)
 }
 
 /// A stored message, ready for the wire, and the attempt that may have left, if there was one.

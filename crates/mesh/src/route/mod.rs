@@ -1,5 +1,6 @@
 //! How a message reaches a peer.
 
+pub(crate) mod a2a;
 pub(crate) mod agent;
 pub(crate) mod chat;
 pub(crate) mod delivery;
@@ -134,9 +135,10 @@ pub(crate) async fn deliver(
     match message.via {
         Via::Agent => agent::deliver(client, message, delivery, observer).await,
         Via::Chat => chat::deliver(client, message, delivery, observer).await,
+        // It has no gateway to connect to, and never comes here.
         Via::A2a => {
             delivery.finished(State::Failed);
-            let what = "the route a2a does not exist yet (issue 7): use agent or chat";
+            let what = "a message over A2A does not go through a gateway";
             Err(Setback::Final(MeshError::Usage(what.to_owned())))
         }
     }

@@ -1,0 +1,154 @@
+//! `--via a2a` where the other side does what a good one does not. The good ones are in `interop/tests/a2a.test.mjs`.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Host, token};
+
+/// What an agent says to a call of this method; nothing breaks the connection.
+type Script = fn(method: &str) -> Option<Value>;
+
+/// An A2A agent in a few lines of HTTP. Its requests are kept: the authorization and the call.
+struct Agent {
+    url: String,
+    asked: Arc<Mutex<Vec<(Option<String>, Value)>>>,
+}
+
+impl Agent {
+    async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a2a", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, script, Arc::clone(&kept)));
+            }
+        });
+        Self { url, asked }
+    }
+
+    fn asked(&self, method: &str) -> Vec<(Option<String>, Value)> {
+        self.asked.lock().unwrap().iter().filter(|(_, call)| call["method"] == method).cloned().collect()
+    }
+}
+
+/// One request a connection.
+async fn serve(stream: TcpStream, script: Script, kept: Arc<Mutex<Vec<(Option<String>, Value)>>>) {
+    let mut stream = BufReader::new(stream);
+    let (mut authorization, mut length, mut line) = (None, 0, String::new());
+    let mut card = false;
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 || line.trim().is_empty() {
+            break;
+        }
+        card |= line.starts_with("GET /.well-known/agent-card.json ");
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        match &*name.to_lowercase() {
+            "authorization" => authorization = Some(value.trim().to_owned()),
+            "content-length" => length = value.trim().parse().unwrap(),
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    let call: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!({ "method": "card" }));
+    let method = call["method"].as_str().unwrap().to_owned();
+    kept.lock().unwrap().push((authorization, call));
+    let interface = json!({ "url": "x", "protocolBinding": "JSONRPC", "protocolVersion": "1.0" });
+    let answer = if card { Some(json!({ "supportedInterfaces": [interface] })) } else { script(&method) };
+    let Some(answer) = answer else { return };
+    let (status, location) = match answer["redirect"].as_str() {
+        Some(to) => ("302 Found", format!("Location: {to}\r\n")),
+        None => ("200 OK", String::new()),
+    };
+    let body = answer.to_string();
+    let head =
+        format!("HTTP/1.1 {status}\r\n{location}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+}
+
+fn working() -> Value {
+    json!({ "result": { "task": { "id": "t-1", "status": { "state": "TASK_STATE_WORKING" } } } })
+}
+
+fn host(a2a_url: &str, more: &Value) -> Host {
+    let host = Host::new();
+    let mut bob = json!({ "name": "Bob", "emailPrefix": "bob", "a2aUrl": a2a_url, "via": "a2a" });
+    bob.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    host.registry(&json!([bob]));
+    host.tokens(&["bob"]);
+    host
+}
+
+const HI: [&str; 7] = ["--json", "send", "--to", "bob", "--message", "hi", "--timeout=4s"];
+
+#[tokio::test]
+async fn where_an_answer_is_lost_nobody_knows_and_nothing_is_sent_again() {
+    let agent = Agent::start(|method| (method != "SendMessage").then(working)).await;
+    let host = host(&agent.url, &json!({}));
+    let lost = host.run(&HI).await.exits(3).json();
+    assert_eq!((&lost["state"], &lost["error"]["code"]), (&json!("unknown"), &json!("delivery-unknown")));
+    let id = lost["id"].as_str().unwrap();
+    let waited = host.run(&["--json", "wait", id, "--timeout", "2s"]).await.exits(3).json();
+    assert_eq!(waited["state"], "unknown");
+    assert_eq!(agent.asked("SendMessage").len(), 1);
+}
+
+#[tokio::test]
+async fn a_task_that_a_restart_forgot_has_failed() {
+    let agent = Agent::start(|method| match method {
+        "SendMessage" => Some(working()),
+        _ => Some(json!({ "error": { "code": -32001, "message": "Task not found" } })),
+    })
+    .await;
+    let out = host(&agent.url, &json!({})).run(&HI).await.exits(1).json();
+    assert_eq!((&out["state"], &out["error"]["code"]), (&json!("failed"), &json!("run-failed")));
+    assert!(out["error"]["message"].as_str().unwrap().contains("not known there any more"), "{out}");
+}
+
+/// Bob's token opens Bob's gateway; whoever stands behind the a2aUrl has not got it yet.
+#[tokio::test]
+async fn the_token_of_a_gateway_is_not_shown_to_an_a2a_endpoint() {
+    let agent =
+        Agent::start(|_| Some(json!({ "result": { "message": { "parts": [{ "text": "hello" }] } } }))).await;
+    let host = host(&agent.url, &json!({ "url": "ws://127.0.0.1:9" }));
+    let out = host.run(&HI).await.ok().json();
+    assert_eq!((&out["reply"]["text"], &out["via"]), (&json!("hello"), &json!("a2a")));
+    assert!(agent.asked("SendMessage")[0].0.is_none());
+    let set = ["token", "set", "--a2a", "bob"];
+    host.call(&set).stdin(format!("{}\n", token("bearer"))).run().await.ok();
+    let again = [&HI[..5], &["hi again"]].concat();
+    host.run(&again).await.ok();
+    assert_eq!(agent.asked("SendMessage")[1].0, Some(format!("Bearer {}", token("bearer"))));
+    assert!(
+        agent.asked("card").iter().all(|(authorization, _)| authorization.is_none()),
+        "the card is public"
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_carry_the_token_elsewhere() {
+    let agent = Agent::start(|_| Some(json!({ "redirect": "http://127.0.0.1:9/elsewhere" }))).await;
+    let out = host(&agent.url, &json!({})).run(&HI).await.exits(1).json();
+    assert!(out["error"]["message"].as_str().unwrap().contains("302"), "{out}");
+}
+
+#[tokio::test]
+async fn what_would_be_overheard_or_makes_no_sense_is_refused_before_anything_is_sent() {
+    let out = host("http://203.0.113.7/a2a", &json!({})).run(&HI).await.exits(7).json();
+    assert_eq!(out["error"]["code"], "plain-text-refused");
+    let dry = [&HI[..], &["--dry-run"]].concat();
+    let plan = host("https://bob.example.com/a2a/v1", &json!({})).run(&dry).await.ok().json();
+    assert_eq!(
+        (&plan["address"], &plan["session"]),
+        (&json!("https://bob.example.com/a2a/v1"), &json!("mesh:alice"))
+    );
+    let chosen = [&HI[..], &["--agent", "coder"]].concat();
+    let out = host("https://bob.example.com/a2a/v1", &json!({})).run(&chosen).await.exits(2).json();
+    assert_eq!(out["error"]["code"], "usage");
+}

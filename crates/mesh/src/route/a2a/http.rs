@@ -1,0 +1,125 @@
+//! One A2A agent over HTTP.
+
+use openclaw_client::Secret;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use super::A2aError;
+use super::wire::{Answer, Card, GetTask, Reply, Request, SendMessage, Task, VERSION};
+use crate::error::MeshError;
+use crate::mesh::Mesh;
+use crate::peer::Peer;
+use crate::record::To;
+
+/// Where the card is, from the root.
+const CARD: &str = "/.well-known/agent-card.json";
+/// Largest answer, in bytes; OpenClaw's own are at most 1 MiB.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// An agent, and how we call it.
+pub(super) struct Remote<'a> {
+    to: &'a To,
+    url: Url,
+    http: Client,
+    bearer: Option<Secret>,
+    deadline: Instant,
+}
+
+impl<'a> Remote<'a> {
+    pub(super) fn new(mesh: &Mesh, peer: &'a Peer, deadline: Instant) -> Result<Self, MeshError> {
+        let unusable = |reason: String| MeshError::NoAddress { to: peer.to.clone(), reason };
+        let url = peer.a2a.as_deref().ok_or_else(|| unusable("it has no a2aUrl".to_owned()))?;
+        let url: Url = url.parse().map_err(|error| unusable(format!("a2aUrl: {error}")))?;
+        // Without a provider reqwest panics; a second call of this changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("agent-mesh/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(mesh.config().connect_timeout)
+            .referer(false)
+            // The token is for this place and no other.
+            .redirect(Policy::none());
+        if url.scheme() == "http" {
+            // A proxy has another idea of what a private address is.
+            builder = builder.no_proxy();
+        }
+        let failed = |error| MeshError::A2a { to: peer.to.clone(), source: A2aError::Unreachable(error) };
+        let http = builder.build().map_err(failed)?;
+        let bearer = mesh.a2a_token(&peer.to.email_prefix)?.cloned();
+        Ok(Self { to: &peer.to, url, http, bearer, deadline })
+    }
+
+    pub(super) fn failed(&self, source: A2aError) -> MeshError {
+        MeshError::A2a { to: self.to.clone(), source }
+    }
+
+    /// Fetches the card, which is public, and looks whether we speak the same.
+    pub(super) async fn check_card(&self) -> Result<(), A2aError> {
+        let mut place = self.url.clone();
+        place.set_path(CARD);
+        place.set_query(None);
+        let asking = self.http.get(place).header(ACCEPT, "application/json");
+        let card: Card = match self.ask(asking).await {
+            Err(A2aError::Status(404)) => Err(A2aError::Card("there is none".to_owned())),
+            Err(A2aError::BadAnswer(why)) => Err(A2aError::Card(why)),
+            other => other,
+        }?;
+        card.check().map_err(A2aError::Card)
+    }
+
+    pub(super) async fn send(&self, id: &str, context: &str, text: &str) -> Result<Answer, A2aError> {
+        self.call("SendMessage", &SendMessage::new(id, context, text)).await
+    }
+
+    pub(super) async fn task(&self, id: &str) -> Result<Task, A2aError> {
+        self.call("GetTask", &GetTask { id }).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: &str, params: &impl Serialize) -> Result<T, A2aError> {
+        let body = serde_json::to_vec(&Request::new(method, params))
+            .map_err(|error| A2aError::BadAnswer(error.to_string()))?;
+        let mut asking = self
+            .http
+            .post(self.url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .header("A2A-Version", VERSION)
+            .body(body);
+        if let Some(bearer) = &self.bearer {
+            asking = asking.bearer_auth(bearer.expose());
+        }
+        self.ask::<Reply<T>>(asking).await?.into_result()
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, asking: RequestBuilder) -> Result<T, A2aError> {
+        let answer = async {
+            let response = asking.send().await.map_err(failed)?;
+            match response.status().as_u16() {
+                200..=299 => body(response).await,
+                status @ (401 | 403) => Err(A2aError::Unauthorized(status)),
+                status => Err(A2aError::Status(status)),
+            }
+        };
+        let bytes = timeout_at(self.deadline, answer).await.unwrap_or(Err(A2aError::Deadline))?;
+        serde_json::from_slice(&bytes).map_err(|error| A2aError::BadAnswer(error.to_string()))
+    }
+}
+
+fn failed(error: reqwest::Error) -> A2aError {
+    // Its address stands in our own words, where it may.
+    let error = error.without_url();
+    if error.is_connect() { A2aError::Unreachable(error) } else { A2aError::Lost(error) }
+}
+
+async fn body(mut response: Response) -> Result<Vec<u8>, A2aError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MAX_ANSWER {
+            return Err(A2aError::BadAnswer(format!("it has more than {MAX_ANSWER} bytes")));
+        }
+    }
+    Ok(bytes)
+}
