@@ -11,17 +11,20 @@ use crate::support::{Host, token};
 /// What an agent says to a call of this method; nothing breaks the connection.
 type Script = fn(method: &str) -> Option<Value>;
 
-/// An A2A agent in a few lines of HTTP. Its requests are kept: the authorization and the call.
+/// What it was asked: the authorization and the call of each request.
+type Asked = Arc<Mutex<Vec<(Option<String>, Value)>>>;
+
+/// An A2A agent in a few lines of HTTP.
 struct Agent {
     url: String,
-    asked: Arc<Mutex<Vec<(Option<String>, Value)>>>,
+    asked: Asked,
 }
 
 impl Agent {
     async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/a2a", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asked = Asked::default();
         let kept = Arc::clone(&asked);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -37,7 +40,7 @@ impl Agent {
 }
 
 /// One request a connection.
-async fn serve(stream: TcpStream, script: Script, kept: Arc<Mutex<Vec<(Option<String>, Value)>>>) {
+async fn serve(stream: TcpStream, script: Script, kept: Asked) {
     let mut stream = BufReader::new(stream);
     let (mut authorization, mut length, mut line) = (None, 0, String::new());
     let mut card = false;
