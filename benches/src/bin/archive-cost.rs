@@ -107,9 +107,9 @@ fn message(writer: &mut Writer, text: String) -> NewMessage {
         thread: (writer.number(10) == 0).then(|| format!("topic{}", writer.number(100))),
         text,
         header,
+        claimed_from: None,
         state: State::Sending,
         expires_at: None,
-        claimed_from: None,
     }
 }
 
