@@ -2,7 +2,7 @@
 //!
 //! One SQLite file in the state folder, mode 0600. A message is committed *before* its first byte leaves, so that no
 //! crash of ours can lose one or make us send one twice. Every commit survives the crash of this process; one that
-//! somebody relies on survives the crash of the machine, too ([`Survives`], which sets `PRAGMA synchronous`).
+//! somebody relies on survives the crash of the machine, too (`Survives`, which sets `PRAGMA synchronous`).
 //!
 //! One thread owns the writing connection and commits what queued up meanwhile together. Reads use connections of
 //! their own and never wait for a writer.

@@ -12,7 +12,7 @@ use crate::ui::Ui;
 
 /// Show how much was said, and how much may be
 ///
-/// Agents and people are counted apart: a person may say 20 times as much. The limits are set under [limits] in
+/// Agents and people are counted apart: a person may say 20 times as much. The limits are set in the table `limits` of
 /// config.toml.
 #[derive(Debug, Args)]
 pub struct LimitsArgs {

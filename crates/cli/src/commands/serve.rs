@@ -49,7 +49,7 @@ pub struct ServeArgs {
     /// A file with the gateway's token, mode 0600
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Where clients reach the gateway over HTTP, for its A2A card: https://HOST[:PORT]. Else what they call it
+    /// Where clients reach the gateway over HTTP, for its A2A card: https://HOST or https://HOST:PORT. Else what they call it
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
     /// Refuse new messages of peers until `agent-mesh inbox resume`

@@ -1,6 +1,6 @@
 //! The Agent2Agent protocol on the same port: a public card, and JSON-RPC for those who hold a token of their own.
 //!
-//! A task is a run: the same policy, the same lanes, the same archive. What a client asks for goes through a [`line`], a
+//! A task is a run: the same policy, the same lanes, the same archive. What a client asks for goes through a [`mod@line`], a
 //! connection in memory, and so through everything that holds for a WebSocket. Its conversation (`contextId`) is a session
 //! in the peer's namespace.
 //!

@@ -1,7 +1,7 @@
 //! Turns of others, run by the agent of our own gateway: what stands behind `serve --agent openclaw`.
 //!
 //! One connection with the owner's rights serves all turns. A turn that lost it is looked for before anything is sent
-//! again, as everywhere: see [`crate::route::look`]. A turn that nobody waits for any more is aborted over there.
+//! again, as everywhere: see `route::look`. A turn that nobody waits for any more is aborted over there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
