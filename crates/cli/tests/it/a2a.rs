@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Host, token};
+use crate::support::{Host, Serve, token};
 
 /// What an agent says to a call of this method; nothing breaks the connection.
 type Script = fn(method: &str) -> Option<Value>;
@@ -154,4 +154,24 @@ async fn what_would_be_overheard_or_makes_no_sense_is_refused_before_anything_is
     let chosen = [&HI[..], &["--agent", "coder"]].concat();
     let out = host("https://bob.example.com/a2a/v1", &json!({})).run(&chosen).await.exits(2).json();
     assert_eq!(out["error"]["code"], "usage");
+}
+
+/// Both ends are ours: what a peer says over A2A is a run of `serve` like any other, and `wait` finds it.
+#[tokio::test]
+async fn two_of_us_talk_over_a2a() {
+    let bobs = Host::named("bob@example.com");
+    bobs.registry(&json!([{ "name": "Alice", "emailPrefix": "alice", "ip": "127.0.0.1" }]));
+    bobs.write("serve.token", token("serve"));
+    bobs.run(&["token", "issue", "alice"]).await.ok();
+    let serve = Serve::start(&bobs, &["--token-file", "serve.token"]).await;
+    let host = host(&format!("http://{}/a2a/v1", serve.address), &json!({}));
+    let issued = std::fs::read(bobs.path("alice.token")).unwrap();
+    host.call(&["token", "set", "--a2a", "bob"]).stdin(issued).run().await.ok();
+    let out = host.run(&HI).await.ok().json();
+    assert_eq!((&out["state"], &out["via"]), (&json!("replied"), &json!("a2a")), "{out}");
+    assert!(out["reply"]["text"].as_str().unwrap().ends_with("hi"), "{out}");
+    let quick = ["--json", "send", "--to", "bob", "--message", "later", "--no-wait"];
+    let id = host.run(&quick).await.ok().json()["id"].as_str().unwrap().to_owned();
+    let waited = host.run(&["--json", "wait", &id]).await.ok().json();
+    assert!(waited["reply"]["text"].as_str().unwrap().ends_with("later"), "{waited}");
 }
