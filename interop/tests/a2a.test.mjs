@@ -1,9 +1,10 @@
 // `--via a2a` against the server of the official A2A SDK, and against OpenClaw's own A2A channel.
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
 import { after, before, describe, test } from "node:test";
 import { startA2aAgent } from "../lib/a2a-agent.mjs";
 import { marker, replyTo } from "../lib/markers.mjs";
-import { Person, startServe, teammate } from "../lib/mesh.mjs";
+import { Person, teammate } from "../lib/mesh.mjs";
 import { notIsolated } from "../lib/netns.mjs";
 import { startRealGateway } from "../lib/real-gateway.mjs";
 
@@ -56,18 +57,19 @@ describe("the server of @a2a-js/sdk", () => {
   });
 
   test("a wrong token, no agent, and nobody are told apart", async (t) => {
-    const echo = await startServe({ token, args: ["--agent", "echo"] });
-    t.after(echo.stop);
+    const page = createServer((_, response) => response.writeHead(404).end("no agent here"));
+    await new Promise((resolve) => page.listen(0, "127.0.0.1", resolve));
+    t.after(() => page.close());
     const eve = new Person("eve", {
       agents: [
         { name: "Judge", emailPrefix: "judge", a2aUrl: agent.url },
-        { name: "Gateway", emailPrefix: "gateway", a2aUrl: echo.url.replace("ws", "http") },
+        { name: "Page", emailPrefix: "page", a2aUrl: `http://127.0.0.1:${page.address().port}/a2a` },
         { name: "Nobody", emailPrefix: "nobody", a2aUrl: "http://127.0.0.1:9/a2a" },
         teammate("bob", "ws://127.0.0.1:9"),
       ],
       tokens: { judge: "example-wrong-token-0123456789" },
     });
-    for (const [to, code, error] of [["judge", 5, "a2a-unauthorized"], ["gateway", 6, "not-an-a2a-agent"], ["nobody", 6, "unreachable"], ["bob", 4, "no-address"]]) {
+    for (const [to, code, error] of [["judge", 5, "a2a-unauthorized"], ["page", 6, "not-an-a2a-agent"], ["nobody", 6, "unreachable"], ["bob", 4, "no-address"]]) {
       const { json } = await eve.expect(code, "send", "--to", to, "--via", "a2a", "--message", "hi");
       assert.equal(json.error.code, error, to);
     }
