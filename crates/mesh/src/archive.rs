@@ -171,8 +171,17 @@ impl Archive {
         &self,
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
+        self.ask_to(Survives::Machine, job).await
+    }
+
+    /// The same, surviving as much as it has to.
+    async fn ask_to<T: Send + 'static>(
+        &self,
+        survives: Survives,
+        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
         let (tell, mut told) = oneshot::channel();
-        let committed = self.write(move |db| {
+        let committed = self.write_to(survives, move |db| {
             // Whoever asked may not care any more.
             let _ = tell.send(job(db)?);
             Ok(())

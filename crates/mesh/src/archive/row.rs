@@ -196,13 +196,14 @@ impl Archive {
 
     /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
     /// senders' to choose. `sender` is who proved to have sent it, whatever the message says. One that was held goes on
-    /// with the life it has. Gives the id; it is on the disk when this returns.
+    /// with the life it has. Gives the id; it survives our own crash when this returns.
     ///
     /// # Errors
     /// When it cannot be kept.
     pub async fn receive(&self, mut message: NewMessage, sender: &str) -> Result<String, ArchiveError> {
         let sender = sender.to_owned();
-        self.ask(move |db| {
+        // Its run would not outlive the machine either; its sender looks for it, and has it still.
+        self.ask_to(Survives::Process, move |db| {
             if let Some(id) = door::let_in(db, &message)? {
                 return Ok(id);
             }
