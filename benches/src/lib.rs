@@ -1,5 +1,6 @@
 //! What the benches share: medians, and text that looks like what teams write.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// The middle, and the 99th of a hundred.
@@ -23,6 +24,39 @@ pub fn spread(mut times: Vec<Duration>) -> Spread {
 #[must_use]
 pub fn ms(time: Duration) -> String {
     format!("{:.3}", time.as_secs_f64() * 1e3)
+}
+
+/// What was found to be over its limit.
+pub struct Judge {
+    slack: f64,
+    over: Vec<String>,
+}
+
+impl Judge {
+    /// One that fails only beyond so many times what must hold.
+    #[must_use]
+    pub fn new(slack: f64) -> Self {
+        Self { slack, over: Vec::new() }
+    }
+
+    /// Whether it holds, in a word.
+    pub fn verdict(&mut self, what: &str, found: Duration, limit: Duration) -> &'static str {
+        let holds = found <= limit;
+        if found > limit.mul_f64(self.slack) {
+            self.over.push(format!("{what}: {} ms, must be at most {} ms", ms(found), ms(limit)));
+        }
+        if holds { "holds" } else { "OVER" }
+    }
+
+    /// Says what is over, and fails then.
+    #[must_use]
+    #[allow(clippy::print_stderr)] // A bench talks.
+    pub fn conclude(&self) -> ExitCode {
+        for over in &self.over {
+            eprintln!("must hold, and does not (slack {}): {over}", self.slack);
+        }
+        if self.over.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
 const ENGLISH: [&str; 64] = [

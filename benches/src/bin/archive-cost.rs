@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use agent_mesh_benches::{Spread, Writer, ms, spread};
+use agent_mesh_benches::{Judge, Spread, Writer, ms, spread};
 use agent_team_mesh::archive::{Allowance, Archive, Direction, Filter, NewMessage, Step};
 use agent_team_mesh::guard::{Rules, Speaker};
 use agent_team_mesh::record::{State, To};
@@ -46,29 +46,13 @@ struct Args {
     strict: bool,
 }
 
-/// What was found to be over its limit.
-struct Judge {
-    slack: f64,
-    over: Vec<String>,
-}
-
-impl Judge {
-    fn verdict(&mut self, what: &str, found: Duration, limit: Duration) -> &'static str {
-        let holds = found <= limit;
-        if found > limit.mul_f64(self.slack) {
-            self.over.push(format!("{what}: {} ms, must be at most {} ms", ms(found), ms(limit)));
-        }
-        if holds { "holds" } else { "OVER" }
-    }
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Failure> {
     let args = Args::parse();
     let temporary = tempfile::tempdir()?;
     let folder = args.dir.as_deref().unwrap_or(temporary.path());
     let large = folder.join(format!("archive-{}.db", args.messages));
-    let mut judge = Judge { slack: if args.strict { 1.0 } else { args.slack }, over: Vec::new() };
+    let mut judge = Judge::new(if args.strict { 1.0 } else { args.slack });
 
     fill(&large, args.messages).await?;
     reads(&large, &mut judge).await?;
@@ -84,10 +68,7 @@ async fn main() -> Result<ExitCode, Failure> {
     journal(&format!("{} messages", args.messages), &large, &mut judge).await?;
     limits(temporary.path()).await?;
 
-    for over in &judge.over {
-        eprintln!("must hold, and does not (slack {}): {over}", judge.slack);
-    }
-    Ok(if judge.over.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(judge.conclude())
 }
 
 fn message(writer: &mut Writer, text: String) -> NewMessage {
