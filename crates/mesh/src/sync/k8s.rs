@@ -97,4 +97,6 @@ fn said<K: Kind>(verb: &str, uri: &K8sUri, error: &kube::Error) -> Broken {
 }
 
 #[cfg(test)]
+mod manifests;
+#[cfg(test)]
 mod tests;

@@ -234,6 +234,25 @@ async fn a_list_that_ran_out_of_time_is_begun_anew() {
     assert!(listed("k8s:team", script).await.unwrap_err().contains("410"));
 }
 
+/// What a Role has to allow is `list` and `watch`: a request that names one object would need `get`.
+#[tokio::test]
+async fn a_source_asks_for_collections_only() {
+    let bob = pod("bob-0", "bob@x", Some("10.0.0.2"), true);
+    let server = Server::start(vec![page("PodList", &[bob], "")]).await;
+    list(server.client(), &uri("k8s:team?selector=app=agent")).await.unwrap();
+    let script = vec![
+        version("100"),
+        Say::Events(vec![event("ADDED", "101")], Then::HangUp),
+        Say::Events(vec![], Then::Stay),
+    ];
+    let (_, asked) = watched(script, 1, 3).await;
+    for target in server.asked().iter().chain(&asked) {
+        assert!(target.starts_with("/api/v1/namespaces/team/pods?"), "{target}");
+    }
+    let watching = asked.iter().filter(|target| target.contains("watch=true")).count();
+    assert_eq!((asked.len(), watching), (3, 2), "{asked:?}");
+}
+
 fn event(kind: &str, version: &str) -> Value {
     json!({ "type": kind, "object": { "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
         "metadata": { "name": "bob-0", "resourceVersion": version } } })
