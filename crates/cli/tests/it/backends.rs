@@ -1,7 +1,8 @@
 //! `serve` with the agents that stand somewhere else: a model, and OpenClaw.
 
 use agent_mesh_testkit::{FakeGateway, Reply, Script};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::model::Model;
 use crate::support::{Host, SECRET, Serve, token, until};
@@ -135,8 +136,8 @@ async fn options_that_do_not_fit_are_usage_errors() {
 }
 
 /// The lines of a log that the gateway has written until now, of which one is the end of a run.
-async fn log_of_a_run(serve: &mut Serve) -> Vec<serde_json::Value> {
-    let mut lines: Vec<serde_json::Value> = Vec::new();
+async fn log_of_a_run(serve: &mut Serve) -> Vec<Value> {
+    let mut lines: Vec<Value> = Vec::new();
     while !lines.iter().any(|line| line["message"] == "a run is over") {
         if let Ok(line) = serde_json::from_str(&serve.line().await) {
             lines.push(line);
@@ -160,4 +161,47 @@ async fn a_run_is_logged_by_its_id_and_what_was_said_only_when_asked() {
         assert_eq!(format!("{lines:?}").contains("tell nobody"), is_said, "{lines:?}");
         assert_eq!(serve.end().await, Some(0));
     }
+}
+
+/// Calls an A2A method at this gateway; gives the result.
+async fn a2a(serve: &Serve, token: &str, method: &str, params: Value) -> Value {
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+    let request = format!(
+        "POST /a2a/v1 HTTP/1.1\r\nHost: bob\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = tokio::net::TcpStream::connect(&serve.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert!(answer["error"].is_null(), "{answer}");
+    answer["result"].clone()
+}
+
+#[tokio::test]
+async fn an_a2a_task_is_in_the_log_and_can_be_asked_for_after_a_restart() {
+    let bobs = Host::new();
+    bobs.registry(&json!([{ "name": "Alice", "emailPrefix": "alice", "ip": "" }]));
+    bobs.run(&["token", "issue", "alice", "--out", "alice.token"]).await.ok();
+    let token = std::fs::read_to_string(bobs.path("alice.token")).unwrap();
+    let (serve, _) = bob(&bobs, &["--agent", "echo"]).await;
+    let message = json!({ "messageId": "m", "role": "ROLE_USER", "parts": [{ "text": "remember me" }] });
+    let sent = a2a(&serve, token.trim(), "SendMessage", json!({ "message": &message })).await["task"].clone();
+    assert_eq!(sent["status"]["state"], "TASK_STATE_COMPLETED");
+    assert_eq!(serve.end().await, Some(0));
+    let log = bobs.run(&["log", "--json"]).await.ok().json();
+    assert_eq!(
+        (&log["messages"][0]["peer"], &log["messages"][0]["message"]),
+        (&json!("alice"), &json!("remember me"))
+    );
+
+    let (serve, _) = bob(&bobs, &["--agent", "exec", "--", "false"]).await;
+    let got = a2a(&serve, token.trim(), "GetTask", json!({ "id": sent["id"] })).await;
+    assert_eq!((&got["artifacts"], &got["contextId"]), (&sent["artifacts"], &sent["contextId"]));
+    // Sent once more, it is answered and not run again: this agent fails.
+    let again = a2a(&serve, token.trim(), "SendMessage", json!({ "message": message })).await["task"].clone();
+    assert_eq!((&again["id"], &again["artifacts"]), (&sent["id"], &sent["artifacts"]));
+    assert_eq!(serve.end().await, Some(0));
 }

@@ -32,7 +32,8 @@ pub(super) enum Taken {
 }
 
 impl Order {
-    /// Reads a message. Its sender's id of it makes the run's: sent once more, it is the same task.
+    /// Reads a message. Its sender's id of it makes the run's, and the context's where none is named: sent once more, it
+    /// is the same task, also after a restart.
     pub(super) fn new(caller: &Caller, message: &Message) -> Result<Self, RpcError> {
         if message.task_id.as_deref().is_some_and(|id| !id.is_empty()) {
             let words = "a task is one message and its answer; go on in its context with a new one";
@@ -47,14 +48,14 @@ impl Order {
         if text.trim().is_empty() {
             return Err(RpcError::new(RpcError::INVALID_PARAMS, "the message holds no text"));
         }
-        let context_id = message.context_id.clone().filter(|id| !id.is_empty());
-        let context_id = context_id.unwrap_or_else(|| Uuid::new_v4().to_string());
-        let session = task::session(&context_id)?;
-        let id = match &*message.message_id {
+        let named = message.context_id.as_deref().filter(|id| !id.is_empty());
+        let id_of = |what: &str| match &*message.message_id {
             "" => Uuid::new_v4(),
-            said => run_id(&caller.member.key, message.context_id.as_deref(), said),
+            said => derive(what, &caller.member.key, named, said),
         };
-        Ok(Self { id: id.to_string(), context_id, session, text })
+        let context_id = named.map_or_else(|| id_of("context").to_string(), str::to_owned);
+        let session = task::session(&context_id)?;
+        Ok(Self { id: id_of("run").to_string(), context_id, session, text })
     }
 
     /// Asks for the run.
@@ -85,9 +86,9 @@ fn is_running(payload: &RawValue) -> bool {
     ack.is_ok_and(|ack| matches!(&*ack.status, "accepted" | "in_flight"))
 }
 
-/// The run of a message: the same for the same message of the same peer, and nobody else's.
-fn run_id(peer: &str, context_id: Option<&str>, message_id: &str) -> Uuid {
-    let digest = sha256(json!(["a2a", peer, context_id, message_id]).to_string().as_bytes());
+/// An id for something of a message: the same for the same message of the same peer, and nobody else's.
+fn derive(what: &str, peer: &str, context_id: Option<&str>, message_id: &str) -> Uuid {
+    let digest = sha256(json!(["a2a", what, peer, context_id, message_id]).to_string().as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
@@ -124,12 +125,15 @@ mod tests {
 
     #[test]
     fn a_message_sent_twice_is_one_run_and_no_other_peers() {
-        let id = run_id("alice", Some("c"), "m");
-        assert_eq!(id, run_id("alice", Some("c"), "m"));
-        for other in
-            [run_id("bob", Some("c"), "m"), run_id("alice", None, "m"), run_id("alice", Some("c"), "n")]
-        {
-            assert_ne!(id, other);
+        let id = derive("run", "alice", Some("c"), "m");
+        assert_eq!(id, derive("run", "alice", Some("c"), "m"));
+        for (what, peer, context_id, message_id) in [
+            ("context", "alice", Some("c"), "m"),
+            ("run", "bob", Some("c"), "m"),
+            ("run", "alice", None, "m"),
+            ("run", "alice", Some("c"), "n"),
+        ] {
+            assert_ne!(id, derive(what, peer, context_id, message_id));
         }
         assert_eq!(id.get_version_num(), 8);
     }
