@@ -71,11 +71,7 @@ pub struct ServeArgs {
 pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let state = &settings.state_dir.value;
     let _alone = alone(state)?;
-    let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
-    let identity =
-        GatewayIdentity { device_id: key.id().to_owned(), public_key: key.public_key().to_owned() };
     let (token, kept_in) = token(&args, settings)?;
-    let token = SharedToken::new(token.expose().trim()).map_err(|e| CliError::usage(e.to_string()))?;
     let archive = match Archive::open(&settings.mesh(false)?.archive_path()) {
         Ok(archive) => Some(archive),
         Err(error) => {
@@ -83,31 +79,9 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
             None
         }
     };
-    let memory: Arc<dyn Memory> = match &archive {
-        Some(archive) => Arc::new(Remembered(archive.clone())),
-        None => Arc::new(NoMemory),
-    };
-    let agent = args.backend.agent(settings, Arc::clone(&memory), key.id())?;
-    let agent = match &archive {
-        Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
-        None => agent,
-    };
     let mut files = Files::new(settings);
-    let mut config = Config::new(args.listen, token, identity, agent);
-    config.memory = memory;
-    config.public_url.clone_from(&args.public_url);
+    let mut config = config(&args, settings, &token, archive.as_ref())?;
     config.access = files.read()?;
-    config.open_metrics = args.metrics;
-    config.log_text = args.log_text;
-    if let Some(archive) = &archive {
-        config.ledger = Arc::new(ArchiveLedger(archive.clone()));
-        // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
-        let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);
-        archive.abandon_received(before);
-    }
-    config.timing.run = config.timing.run.max(args.backend.run_timeout);
-    config.limits.reply_bytes = config.limits.reply_bytes.max(args.backend.max_reply);
-    config.store = Arc::new(PairingFile(state.join("gateway-devices.json")));
     if args.pause {
         config.ledger.pause(true).await.map_err(|e| CliError::io("cannot pause", &e))?;
     }
@@ -117,17 +91,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     })?;
     let listen = |kind| signal(kind).map_err(|e| CliError::io("cannot listen for signals", &e));
     let (mut end, hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
-    ui.announce(&format!("listening on ws://{}", gateway.local_addr()));
-    if !gateway.local_addr().ip().is_loopback() {
-        ui.warn(format!(
-            "{} is reached over the network in plain text; and only loopback may approve devices, so `agent-mesh pair` on \
-             this host needs a gateway that listens on 0.0.0.0 or 127.0.0.1",
-            gateway.local_addr()
-        ));
-    }
-    if let Some(path) = kept_in {
-        ui.note(format!("the owner's token is in {}", path.display()));
-    }
+    introduce(gateway.local_addr(), kept_in.as_deref(), ui);
     let reload = gateway.reload();
     let run = gateway.run(async move {
         tokio::select! {
@@ -145,6 +109,58 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         ui.warn(format!("the last words may not be archived: {}", chain(&error)));
     }
     Ok(Exit::Done)
+}
+
+/// All that the gateway is told but who may come in.
+fn config(
+    args: &ServeArgs,
+    settings: &Settings,
+    token: &Secret,
+    archive: Option<&Archive>,
+) -> Result<Config, CliError> {
+    let state = &settings.state_dir.value;
+    let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
+    let identity =
+        GatewayIdentity { device_id: key.id().to_owned(), public_key: key.public_key().to_owned() };
+    let token = SharedToken::new(token.expose().trim()).map_err(|e| CliError::usage(e.to_string()))?;
+    let memory: Arc<dyn Memory> = match archive {
+        Some(archive) => Arc::new(Remembered(archive.clone())),
+        None => Arc::new(NoMemory),
+    };
+    let agent = args.backend.agent(settings, Arc::clone(&memory), key.id())?;
+    let agent = match archive {
+        Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
+        None => agent,
+    };
+    let mut config = Config::new(args.listen, token, identity, agent);
+    config.memory = memory;
+    config.public_url.clone_from(&args.public_url);
+    config.open_metrics = args.metrics;
+    config.log_text = args.log_text;
+    if let Some(archive) = archive {
+        config.ledger = Arc::new(ArchiveLedger(archive.clone()));
+        // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
+        let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);
+        archive.abandon_received(before);
+    }
+    config.timing.run = config.timing.run.max(args.backend.run_timeout);
+    config.limits.reply_bytes = config.limits.reply_bytes.max(args.backend.max_reply);
+    config.store = Arc::new(PairingFile(state.join("gateway-devices.json")));
+    Ok(config)
+}
+
+/// Where it listens, what that means, and where the owner's token is.
+fn introduce(address: SocketAddr, kept_in: Option<&Path>, ui: &Ui) {
+    ui.announce(&format!("listening on ws://{address}"));
+    if !address.ip().is_loopback() {
+        ui.warn(format!(
+            "{address} is reached over the network in plain text; and only loopback may approve devices, so `agent-mesh pair` \
+             on this host needs a gateway that listens on 0.0.0.0 or 127.0.0.1"
+        ));
+    }
+    if let Some(path) = kept_in {
+        ui.note(format!("the owner's token is in {}", path.display()));
+    }
 }
 
 /// The approved devices have one master: a second `serve` on the same folder would bring back what the first revoked.
