@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anstyle::Style;
 use serde_json::{Map, Value};
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::args::GlobalArgs;
 use crate::error::{CliError, Exit};
@@ -147,22 +150,28 @@ impl Ui {
     }
 
     pub fn start_log(&self, verbose: u8, format: Option<LogFormat>) {
-        let level = match (verbose, format) {
+        let (ours, others) = match (verbose, format) {
             (0, None) => return,
-            (0, Some(_)) => "info",
-            (1, _) => "info,openclaw_client=debug,agent_team_mesh=debug,agent_mesh_gateway=debug",
-            _ => "debug",
+            (0, Some(_)) => (Level::INFO, Level::INFO),
+            (1, _) => (Level::DEBUG, Level::INFO),
+            _ => (Level::DEBUG, Level::DEBUG),
         };
+        // Not `EnvFilter`: it reads patterns, and brings a regular expression engine for that.
+        let targets =
+            ["openclaw_client", "agent_team_mesh", "agent_mesh_gateway"].map(|target| (target, ours));
+        let filter = Targets::new().with_default(others).with_targets(targets);
         let log = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+            .with_max_level(Level::DEBUG)
             .with_writer(std::io::stderr)
             .with_ansi(self.colour_err);
         // Nobody else has set one.
         let _ = match format {
             Some(LogFormat::Json) => {
-                tracing::subscriber::set_global_default(log.json().flatten_event(true).finish())
+                tracing::subscriber::set_global_default(log.json().flatten_event(true).finish().with(filter))
             }
-            Some(LogFormat::Text) | None => tracing::subscriber::set_global_default(log.finish()),
+            Some(LogFormat::Text) | None => {
+                tracing::subscriber::set_global_default(log.finish().with(filter))
+            }
         };
     }
 
