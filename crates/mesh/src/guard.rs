@@ -5,8 +5,9 @@
 //! writes the message: several processes cannot slip under a limit together (`archive/ledger.rs`).
 //!
 //! An agent and a person are counted apart. An agent is whoever runs in an agent's shell, continues a chain, or comes
-//! through MCP; everybody else is a person or a script of one. A person notices a loop and pays for it, so a person may
-//! say [`PEOPLE`] times as much, and may repeat a text: a script that greets a peer every minute is no loop. A broadcast
+//! through MCP; everybody else is a person or a script of one. A person notices a loop and pays for it, so what nobody has
+//! set is [`PEOPLE`] times as much for a person, who may also repeat a text: a script that greets a peer every minute is no
+//! loop. What somebody did set holds for everybody: who says 2 means 2. A broadcast
 //! counts once for each peer and once, not once a peer, in the sum over all: it is one decision to speak, and a team may be
 //! large. A loop of broadcasts ends at the limit of each peer.
 
@@ -18,8 +19,9 @@ use openclaw_client::protocol::attribution::Chain;
 use crate::record::To;
 use crate::registry::Agent;
 
-/// How many times as much a person may say as an agent.
-pub const PEOPLE: u32 = 20;
+/// How many times as much a person may say as an agent, where nobody has set a limit: enough for a load test, and an end
+/// for a script that has gone mad.
+pub const PEOPLE: u32 = 1_000;
 
 /// The longest window in which texts are compared: what was said is kept for so long.
 pub const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
@@ -80,13 +82,23 @@ impl Rules {
     /// The same rules, with as much as this speaker may say.
     #[must_use]
     pub fn for_speaker(self, speaker: Speaker) -> Self {
-        let factor = if speaker == Speaker::Person { PEOPLE } else { 1 };
+        if speaker == Speaker::Agent {
+            return self;
+        }
+        let default = Self::default();
+        let wide = |set: u32, default: u32| if set == default { set.saturating_mul(PEOPLE) } else { set };
         Self {
-            peer_per_hour: self.peer_per_hour.saturating_mul(factor),
-            total_per_hour: self.total_per_hour.saturating_mul(factor),
-            thread_per_day: self.thread_per_day.saturating_mul(factor),
+            peer_per_hour: wide(self.peer_per_hour, default.peer_per_hour),
+            total_per_hour: wide(self.total_per_hour, default.total_per_hour),
+            thread_per_day: wide(self.thread_per_day, default.thread_per_day),
             ..self
         }
+    }
+
+    /// For how long this speaker may not say the same to the same peer again, if that is so.
+    pub(crate) fn repeat_window_of(&self, speaker: Speaker) -> Option<Duration> {
+        let unset = self.repeat_window == Self::default().repeat_window;
+        (speaker == Speaker::Agent || !unset).then_some(self.repeat_window)
     }
 }
 

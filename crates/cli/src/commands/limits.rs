@@ -12,8 +12,8 @@ use crate::ui::Ui;
 
 /// Show how much was said, and how much may be
 ///
-/// Agents and people are counted apart: a person may say 20 times as much. The limits are set in the table `limits` of
-/// config.toml.
+/// Agents and people are counted apart. A limit that is set, in the table `limits` of config.toml, holds for both; one that
+/// is not is 1,000 times as wide for people.
 #[derive(Debug, Args)]
 pub struct LimitsArgs {
     #[command(subcommand)]

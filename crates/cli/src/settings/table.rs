@@ -213,7 +213,8 @@ pub const PEER_PER_HOUR: About = About {
     flag: None,
     env: "MESH_PEER_PER_HOUR",
     default: "`60`",
-    meaning: "How many messages an agent may send to one teammate in an hour; a person, 20 times as many.",
+    meaning: "How many messages may go to one teammate in an hour. The default is for agents; a person may send 1,000 \
+              times as many, unless it is set here.",
 };
 pub const TOTAL_PER_HOUR: About = About {
     name: "limits.total-per-hour",
@@ -221,7 +222,7 @@ pub const TOTAL_PER_HOUR: About = About {
     flag: None,
     env: "MESH_TOTAL_PER_HOUR",
     default: "`240`",
-    meaning: "How many messages an agent may send to all teammates in an hour; a person, 20 times as many. A broadcast \
+    meaning: "How many messages may go to all teammates in an hour; for people as with `limits.peer-per-hour`. A broadcast \
               counts once.",
 };
 pub const THREAD_PER_DAY: About = About {
@@ -230,8 +231,8 @@ pub const THREAD_PER_DAY: About = About {
     flag: None,
     env: "MESH_THREAD_PER_DAY",
     default: "`100`",
-    meaning: "How many messages an agent may send in one conversation (a session of a teammate) in a day; a person, 20 \
-              times as many.",
+    meaning: "How many messages may go into one conversation (a session of a teammate) in a day; for people as with \
+              `limits.peer-per-hour`.",
 };
 pub const REPEAT_WINDOW: About = About {
     name: "limits.repeat-window",
@@ -239,7 +240,8 @@ pub const REPEAT_WINDOW: About = About {
     flag: None,
     env: "MESH_REPEAT_WINDOW",
     default: "`10m`",
-    meaning: "For how long an agent may not send the same text to the same teammate again; 24 h at most.",
+    meaning: "For how long the same text may not go to the same teammate again; 24 h at most. The default is for agents; people \
+              may repeat themselves, unless it is set here.",
 };
 pub const JSON: About = About {
     name: "json",

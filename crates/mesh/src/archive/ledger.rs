@@ -158,8 +158,8 @@ impl<'a> Ledger<'a> {
 
     fn refusal(&self) -> Result<Option<Refusal>, rusqlite::Error> {
         let rules = self.allowance.rules.for_speaker(self.allowance.speaker);
-        if self.allowance.speaker == Speaker::Agent
-            && let Some(refusal) = self.repeated(rules.repeat_window)?
+        if let Some(window) = rules.repeat_window_of(self.allowance.speaker)
+            && let Some(refusal) = self.repeated(window)?
         {
             return Ok(Some(refusal));
         }
@@ -311,11 +311,13 @@ mod tests {
         assert_eq!(said, [None, None, thread, None, peer, None, None, total]);
         assert_eq!(archive.list(crate::archive::Filter::default()).await.unwrap().len(), 5);
         let person = Allowance { speaker: Speaker::Person, ..agent(rules) };
-        assert_eq!(
-            say(&archive, message("bob", "a", "hello"), person).await,
-            None,
-            "people are counted apart"
-        );
+        for (said, stopped) in [("one", None), ("two", None), ("three", thread)] {
+            assert_eq!(
+                say(&archive, message("bob", "a", said), person).await,
+                stopped,
+                "people are counted apart"
+            );
+        }
         let tally = archive.tally(Speaker::Agent).await.unwrap();
         assert_eq!(tally.total_last_hour, 5);
         assert_eq!(tally.peers[0], Said { peer: "bob".into(), last_hour: 3, thread_last_day: 2 });
@@ -341,6 +343,13 @@ mod tests {
         assert_eq!(say(&archive, message("carol", "a", "hello"), allowance).await, None);
         let person = Allowance { speaker: Speaker::Person, ..allowance };
         assert_eq!(say(&archive, message("bob", "a", "hello"), person).await, None);
+        let rules = Rules { repeat_window: Duration::from_secs(60), ..Rules::default() };
+        let told = Allowance { rules, ..person };
+        assert_eq!(
+            say(&archive, message("bob", "a", "hello"), told).await,
+            Some("repeated"),
+            "who sets it means it"
+        );
         let unreachable = Step::Finished { state: State::Unreachable, reply: None, error: None };
         archive.note(&id, unreachable).await.unwrap();
         assert_eq!(say(&archive, message("bob", "a", "hello"), allowance).await, None);
