@@ -82,7 +82,7 @@ for (let round = 0; round < rounds + 5; round += 1) {
   await alice.request("agent", { sessionKey: "main", message: marker(), idempotencyKey: id }, { expectFinal: true, timeoutMs: 60_000 });
   const [there, here] = [inner.runs.get(id), outer.runs.get(id)];
   // The first turns of a gateway are slow, and the first of a session sets its permission mode.
-  if (round >= 5) added.push(there.asked - here.asked + (here.answered - there.answered));
+  if (round >= 5) added.push({ asking: there.asked - here.asked, answering: here.answered - there.answered });
 }
 await alice.stop();
 await door.stop();
@@ -90,7 +90,16 @@ front.stop();
 behind.stop();
 await real.stop();
 
-added.sort((a, b) => a - b);
-const at = (share) => added[Math.min(added.length - 1, Math.floor(added.length * share))].toFixed(2);
-console.log(`what the door adds to a turn of OpenClaw, ${rounds} turns, ms: median ${at(0.5)}, p99 ${at(0.99)} (at most ${LIMIT}), max ${at(1)}`);
-process.exit(Number(at(0.99)) > LIMIT * Number(options.slack) ? 1 : 0);
+/** `[median, p99, max]` of what `of` gives, in milliseconds. */
+function spread(of) {
+  const sorted = added.map(of).sort((a, b) => a - b);
+  return [0.5, 0.99, 1].map((share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]);
+}
+
+console.log(`\nwhat the door adds to a turn of OpenClaw, ${rounds} turns, ms (at most ${LIMIT} at p99)\n\n| | median | p99 | max |\n|---|---|---|---|`);
+const row = (what, of) => console.log(`| ${what} | ${spread(of).map((ms) => ms.toFixed(2)).join(" | ")} |`);
+row("before it asks the gateway", ({ asking }) => asking);
+row("before it gives the answer on", ({ answering }) => answering);
+const both = ({ asking, answering }) => asking + answering;
+row("both", both);
+process.exit(spread(both)[1] > LIMIT * Number(options.slack) ? 1 : 0);

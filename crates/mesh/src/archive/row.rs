@@ -234,10 +234,9 @@ impl Archive {
         })
     }
 
-    /// Notes a step. What comes back completes when it is on the disk; steps of no great weight need not be awaited.
+    /// Notes a step. What comes back completes when it is committed; steps of no great weight need not be awaited.
     pub fn note(&self, id: &str, step: Step) -> Committed {
-        let (id, at) = (id.to_owned(), now());
-        self.write(move |db| apply(db, &id, None, at, &step))
+        self.note_sent(None, id, step)
     }
 
     /// Notes a step of a message of ours, on behalf of who holds this lease. Refused when it is not held any more.

@@ -1,13 +1,14 @@
 //! The one thread that writes: what queued up meanwhile in one commit, and the WAL copied while nothing is to be written.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-use super::{ArchiveError, classify};
+use super::{ArchiveError, classify, connect};
 
 /// How many writes one commit may carry.
 const BATCH: usize = 256;
@@ -47,7 +48,7 @@ pub(super) struct Write {
 
 /// Runs writes until the archive is dropped: all that queued up in one commit, each in a savepoint of its own.
 pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
-    while let Some(first) = next_write(connection, queue) {
+    while let Some(first) = next_write(connection, queue, path) {
         let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1)).collect();
         let mut waiting = Vec::with_capacity(batch.len());
         let outcome = commit(connection, batch, &mut waiting);
@@ -65,24 +66,37 @@ pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: 
 
 /// The next write. While a message is on its way nothing is to be written, and what the WAL has collected is copied then:
 /// as a part of a commit, which is when SQLite would do it, somebody would wait for it.
-fn next_write(connection: &Connection, queue: &mpsc::Receiver<Write>) -> Option<Write> {
+fn next_write(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) -> Option<Write> {
     match queue.recv_timeout(IDLE) {
         Err(RecvTimeoutError::Timeout) => {}
         next => return next.ok(),
     }
-    if let Err(error) = copy_wal(connection) {
-        tracing::debug!(%error, "the WAL was not copied");
+    match is_worth_copying(connection) {
+        Ok(false) => {}
+        Ok(true) => copy_wal_beside(path.to_owned()),
+        Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
     }
     queue.recv().ok()
 }
 
-/// Copies the WAL into the database, if that is worth it. It waits for nobody: what others still read stays.
-fn copy_wal(connection: &Connection) -> Result<(), rusqlite::Error> {
+fn is_worth_copying(connection: &Connection) -> Result<bool, rusqlite::Error> {
     let (in_wal, copied) = checkpoint(connection, "NOOP")?;
-    if in_wal - copied >= WORTH_COPYING {
-        checkpoint(connection, "PASSIVE")?;
+    Ok(in_wal - copied >= WORTH_COPYING)
+}
+
+/// Copies the WAL into the database, in a thread and over a connection of its own: it waits for the disk, and the next
+/// write need not. It waits for nobody else; what others still read stays.
+fn copy_wal_beside(path: PathBuf) {
+    let copy = move || {
+        let copied = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .and_then(|beside| checkpoint(&beside, "PASSIVE").map_err(|source| classify(&path, source)));
+        if let Err(error) = copied {
+            tracing::debug!(%error, "the WAL was not copied");
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("archive-wal".to_owned()).spawn(copy) {
+        tracing::debug!(%error, "the WAL was not copied");
     }
-    Ok(())
 }
 
 /// The pages in the WAL, and how many of them are in the database, too.
@@ -134,20 +148,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_wal_is_copied_and_a_short_one_is_left() {
+    fn a_long_wal_is_worth_copying_until_it_was_copied() {
         let folder = tempfile::tempdir().unwrap();
         let connection = Connection::open(folder.path().join("x.db")).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         connection.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
         let fill = |pages: i64| {
             connection.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * pages]).unwrap();
-            copy_wal(&connection).unwrap();
-            let (in_wal, copied) = checkpoint(&connection, "NOOP").unwrap();
-            (in_wal >= pages, copied == in_wal)
+            is_worth_copying(&connection).unwrap()
         };
-        assert_eq!(fill(10), (true, false), "it was not worth it");
-        assert_eq!(fill(WORTH_COPYING), (true, true));
+        assert!(!fill(10));
+        assert!(fill(WORTH_COPYING));
+        checkpoint(&connection, "PASSIVE").unwrap();
+        assert!(!is_worth_copying(&connection).unwrap());
     }
+
     #[test]
     fn a_commit_survives_what_the_most_demanding_of_its_writes_has_to() {
         let connection = Connection::open_in_memory().unwrap();
