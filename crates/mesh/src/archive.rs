@@ -9,13 +9,13 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::private_file::{self, PrivateFileError};
 
@@ -39,6 +39,10 @@ use writer::Write;
 
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// So many reads at a time. SQLite cannot close a reader's descriptor while the writing connection has its lock, which it
+/// always has, and keeps it for the next reader: as many descriptors as there ever were readers at one time.
+const READERS: usize = 4;
 
 /// How often a file that another process is setting up is tried again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -118,6 +122,7 @@ impl Future for Committed {
 pub struct Archive {
     path: PathBuf,
     writes: mpsc::Sender<Write>,
+    readers: Arc<Semaphore>,
 }
 
 impl Archive {
@@ -136,7 +141,7 @@ impl Archive {
             .name("archive".to_owned())
             .spawn(move || writer::run(&connection, &queue, &owned))
             .map_err(|_| ArchiveError::Closed)?;
-        Ok(Self { path: path.to_owned(), writes })
+        Ok(Self { path: path.to_owned(), writes, readers: Arc::new(Semaphore::new(READERS)) })
     }
 
     /// The file.
@@ -204,7 +209,10 @@ impl Archive {
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let path = self.path.clone();
+        let seat = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| ArchiveError::Closed)?;
         let task = tokio::task::spawn_blocking(move || {
+            // Until the connection is closed, whether or not somebody still waits for the answer.
+            let _seat = seat;
             let connection =
                 connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
             job(&connection).map_err(|source| classify(&path, source))
@@ -293,6 +301,33 @@ mod tests {
 
     fn replied(text: &str) -> Step {
         Step::Finished { state: State::Replied, reply: Some(text.into()), error: None }
+    }
+
+    /// How many descriptors of this process lead to a file.
+    #[cfg(target_os = "linux")]
+    fn descriptors(path: &Path) -> usize {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        open.filter(|entry| std::fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|to| to == path))
+            .count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn many_readers_at_once_leave_few_descriptors() {
+        let (_folder, archive) = archive();
+        let path = archive.path().canonicalize().unwrap();
+        let before = descriptors(&path);
+        let mut readers = tokio::task::JoinSet::new();
+        for _ in 0..64 {
+            let archive = archive.clone();
+            // Long enough for the others to come: each one waits for as many as may be there with it.
+            readers.spawn(async move { archive.read(|_| Ok(thread::sleep(Duration::from_millis(5)))).await });
+        }
+        while let Some(read) = readers.join_next().await {
+            read.unwrap().unwrap();
+        }
+        let more = descriptors(&path) - before;
+        assert!(more <= READERS, "{more} descriptors were left by 64 readers");
     }
 
     #[tokio::test]

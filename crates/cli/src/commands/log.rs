@@ -1,6 +1,6 @@
 //! `agent-mesh log`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use agent_team_mesh::archive::{Archive, Direction, Filter, Stored};
@@ -240,6 +240,9 @@ async fn follow(archive: &Archive, mut filter: Filter, ui: &Ui) -> Result<Exit, 
                 ui.json_line(&json!(message));
             }
         }
+        // What is over and was not touched this time is not remembered: somebody may follow for months.
+        let touched: HashSet<i64> = messages.iter().map(Stored::seq).collect();
+        shown.retain(|seq, state| state.is_open() || touched.contains(seq));
         filter.changed_since = Some(last);
         filter.limit = None;
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -1,0 +1,252 @@
+//! What each process holds, every few seconds: resident memory, descriptors, threads; and whether that is flat.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// No process may have more resident memory, however short the soak.
+const CEILING_KIB: u64 = 64 * 1024;
+/// What memory may have grown between the second quarter and the last one: so many times, and so much.
+const GROWTH: f64 = 1.1;
+const GROWTH_KIB: f64 = 2048.0;
+/// The slope of the second half may be so much: 1 MiB in 48 minutes.
+const SLOPE_KIB_PER_MINUTE: f64 = 21.5;
+/// Shorter than this, the tables that are bounded are still filling, and memory is held to the ceiling alone.
+const LONG_ENOUGH: Duration = Duration::from_secs(20 * 60);
+
+/// One look at a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    at: Instant,
+    rss_kib: u64,
+    descriptors: u64,
+    threads: u64,
+}
+
+/// A process from its start to its end.
+#[derive(Debug)]
+struct Series {
+    name: &'static str,
+    pid: u32,
+    over: bool,
+    samples: Vec<Sample>,
+    /// After the rest that followed the warm-up.
+    warm: Option<Held>,
+}
+
+/// What a process holds: threads, and descriptors by what they lead to.
+type Held = BTreeMap<String, usize>;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Gauges(Mutex<Vec<Series>>);
+
+/// What was found of the processes of one name.
+#[derive(Debug)]
+pub struct Found {
+    pub name: &'static str,
+    pub lives: usize,
+    pub rss_kib: [u64; 3],
+    /// Median of the second quarter and the last, and the slope of the second half, of a process that lived all along.
+    pub trend: Option<[f64; 3]>,
+    pub descriptors: [u64; 3],
+    pub threads: [u64; 3],
+    pub faults: Vec<String>,
+}
+
+impl Gauges {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Series>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process that is looked at from now on.
+    pub fn watch(&self, name: &'static str, pid: u32) {
+        self.locked().push(Series { name, pid, over: false, samples: Vec::new(), warm: None });
+    }
+
+    /// The process of this name is to end.
+    pub fn over(&self, name: &str) {
+        for series in self.locked().iter_mut().filter(|series| series.name == name) {
+            series.over = true;
+        }
+    }
+
+    /// Looks at all of them.
+    pub fn sample(&self) {
+        for series in self.locked().iter_mut().filter(|series| !series.over) {
+            if let Some(sample) = look(series.pid) {
+                series.samples.push(sample);
+            }
+        }
+    }
+
+    /// What they hold now is what they may hold at rest.
+    pub fn warmed_up(&self) {
+        for series in self.locked().iter_mut().filter(|series| !series.over) {
+            series.warm = held(series.pid);
+        }
+    }
+
+    /// Who holds more than after the warm-up; a door that was started anew is held to what its first life held.
+    pub fn holding_more(&self) -> Vec<String> {
+        let all = self.locked();
+        let mut more = Vec::new();
+        for series in all.iter().filter(|series| !series.over) {
+            let warm =
+                all.iter().filter(|first| first.name == series.name).find_map(|first| first.warm.as_ref());
+            let (Some(warm), Some(now)) = (warm, held(series.pid)) else { continue };
+            for (what, count) in now {
+                let before = warm.get(&what).copied().unwrap_or_default();
+                if count > before + spare(&what) {
+                    more.push(format!("{} at rest: {what} {count}, after the warm-up {before}", series.name));
+                }
+            }
+        }
+        more
+    }
+
+    /// By name, of the time between these two.
+    pub fn found(&self, from: Instant, to: Instant) -> Vec<Found> {
+        let all = self.locked();
+        let mut names: Vec<&'static str> = Vec::new();
+        for series in all.iter().filter(|series| !series.samples.is_empty()) {
+            if !names.contains(&series.name) {
+                names.push(series.name);
+            }
+        }
+        let of = |name| all.iter().filter(|series| series.name == name).collect::<Vec<_>>();
+        names.into_iter().map(|name| found(name, &of(name), from, to)).collect()
+    }
+}
+
+fn found(name: &'static str, lives: &[&Series], from: Instant, to: Instant) -> Found {
+    let samples = || lives.iter().flat_map(|life| &life.samples);
+    let three = |of: fn(&Sample) -> u64| {
+        let first = samples().next().map(of).unwrap_or_default();
+        [first, samples().map(of).max().unwrap_or_default(), samples().last().map(of).unwrap_or_default()]
+    };
+    let within: Vec<Sample> = samples().filter(|sample| (from..=to).contains(&sample.at)).copied().collect();
+    let long = lives.len() == 1 && to.duration_since(from) >= LONG_ENOUGH;
+    let mut found = Found {
+        name,
+        lives: lives.len(),
+        rss_kib: three(|sample| sample.rss_kib),
+        trend: if long { trend(&within) } else { None },
+        descriptors: three(|sample| sample.descriptors),
+        threads: three(|sample| sample.threads),
+        faults: Vec::new(),
+    };
+    if found.rss_kib[1] > CEILING_KIB {
+        found.faults.push(format!("{name}: {} KiB resident, at most {CEILING_KIB}", found.rss_kib[1]));
+    }
+    if let Some([second, last, slope]) = found.trend
+        && (last > second * GROWTH + GROWTH_KIB || slope > SLOPE_KIB_PER_MINUTE)
+    {
+        found.faults.push(format!(
+            "{name} grows: {second:.0} KiB in the second quarter, {last:.0} in the last; {slope:.1} KiB a minute in the second half, at \
+             most {SLOPE_KIB_PER_MINUTE}"
+        ));
+    }
+    found
+}
+
+/// Medians of the second quarter and of the last, and the slope of the second half in KiB a minute.
+fn trend(samples: &[Sample]) -> Option<[f64; 3]> {
+    let quarter = samples.len() / 4;
+    let median = |part: &[Sample]| {
+        let mut sizes: Vec<u64> = part.iter().map(|sample| sample.rss_kib).collect();
+        sizes.sort_unstable();
+        sizes.get(sizes.len() / 2).map(|&size| size as f64)
+    };
+    let second = median(samples.get(quarter..2 * quarter)?)?;
+    let last = median(samples.get(3 * quarter..)?)?;
+    Some([second, last, slope(samples.get(2 * quarter..)?)])
+}
+
+/// By least squares.
+fn slope(samples: &[Sample]) -> f64 {
+    let Some(first) = samples.first() else { return 0.0 };
+    let points = samples
+        .iter()
+        .map(|sample| (sample.at.duration_since(first.at).as_secs_f64() / 60.0, sample.rss_kib as f64));
+    let points: Vec<(f64, f64)> = points.collect();
+    let count = points.len() as f64;
+    let (x, y) = points.iter().fold((0.0, 0.0), |(a, b), (x, y)| (a + x / count, b + y / count));
+    let (above, below) =
+        points.iter().fold((0.0, 0.0), |(a, b), (px, py)| (a + (px - x) * (py - y), b + (px - x) * (px - x)));
+    if below > 0.0 { above / below } else { 0.0 }
+}
+
+/// SQLite cannot close a reader's descriptor while another connection of the process has a lock, and keeps it for the next
+/// reader: as many as there were readers at one time, and the archive admits no more than these.
+fn spare(what: &str) -> usize {
+    const READERS: usize = 4;
+    if what == "archive.db" { READERS } else { 0 }
+}
+
+fn held(pid: u32) -> Option<Held> {
+    let mut held = Held::from([("threads".to_owned(), usize::try_from(look(pid)?.threads).ok()?)]);
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()? {
+        let Ok(target) = fs::read_link(entry.ok()?.path()) else { continue };
+        // `socket:[4711]` is a socket; a file goes by its name.
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let kind = if target.is_absolute() { &*name } else { name.split(":[").next().unwrap_or_default() };
+        *held.entry(kind.to_owned()).or_default() += 1;
+    }
+    Some(held)
+}
+
+fn look(pid: u32) -> Option<Sample> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
+    Some(Sample {
+        at: Instant::now(),
+        rss_kib: number("VmRSS:")?,
+        descriptors: u64::try_from(descriptors).ok()?,
+        threads: number("Threads:")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An hour of samples, every ten seconds, of this size at each minute.
+    fn hour(size: impl Fn(f64) -> f64) -> (Vec<Sample>, Instant) {
+        let start = Instant::now();
+        let samples = (0..360_u32).map(|n| {
+            let rss_kib = size(f64::from(n) / 6.0) as u64;
+            Sample { at: start + Duration::from_secs(10) * n, rss_kib, descriptors: 9, threads: 3 }
+        });
+        (samples.collect(), start)
+    }
+
+    fn faults(size: impl Fn(f64) -> f64) -> usize {
+        let (samples, start) = hour(size);
+        let series = Series { name: "door", pid: 1, over: false, samples, warm: None };
+        found("door", &[&series], start, start + Duration::from_secs(3600)).faults.len()
+    }
+
+    #[test]
+    fn flat_memory_is_flat_and_a_slow_leak_is_not() {
+        assert_eq!(faults(|_| 12_000.0), 0);
+        assert_eq!(faults(|minute| 12_000.0 + 400.0 * minute.min(10.0)), 0, "tables that fill, and are full");
+        assert_eq!(faults(|minute| 12_000.0 + 200.0 * (minute * 40.0).sin()), 0, "what comes and goes");
+        assert_eq!(faults(|minute| 12_000.0 + 25.0 * minute), 1, "1.5 MiB in an hour");
+        assert_eq!(faults(|minute| if minute < 40.0 { 12_000.0 } else { 16_000.0 }), 1, "a step");
+        assert_eq!(faults(|_| 70_000.0), 1, "too much from the start");
+    }
+
+    #[test]
+    fn the_slope_is_that_of_the_line() {
+        let (samples, _) = hour(|minute| 1000.0 + 60.0 * minute);
+        assert!((slope(&samples) - 60.0).abs() < 0.1);
+    }
+}
