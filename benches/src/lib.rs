@@ -1,7 +1,12 @@
-//! What the benches share: medians, and text that looks like what teams write.
+//! What the benches share: medians, figures, a bare client, and text that looks like what teams write.
 
 use std::process::ExitCode;
 use std::time::Duration;
+
+pub mod bare;
+mod row;
+
+pub use row::Row;
 
 /// The middle, and the 99th of a hundred.
 #[derive(Debug, Clone, Copy)]
