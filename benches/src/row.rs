@@ -97,6 +97,12 @@ impl Row {
         self
     }
 
+    /// Promises are made for some sizes only.
+    #[must_use]
+    pub fn when(self, is_promised: bool, promise: impl FnOnce(Self) -> Self) -> Self {
+        if is_promised { promise(self) } else { self }
+    }
+
     /// What else one has to know.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
