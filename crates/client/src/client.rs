@@ -1,7 +1,7 @@
 //! The handle to a connection that stands.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use openclaw_protocol::connect::Hello;
 use openclaw_protocol::frame::encode_request;
@@ -14,7 +14,8 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use crate::dial::Socket;
 use crate::driver::{Answer, Command, Driver};
-use crate::error::{CallError, Lost};
+use crate::error::CallError;
+use crate::life::Life;
 use crate::run::Run;
 
 /// How long a goodbye may take.
@@ -31,7 +32,7 @@ struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     events: broadcast::Sender<GatewayEvent>,
     next_id: AtomicU64,
-    ended: Arc<OnceLock<Lost>>,
+    life: Arc<Life>,
 }
 
 /// Something the gateway pushed.
@@ -75,7 +76,7 @@ pub(crate) struct Pending {
     id: u64,
     commands: mpsc::UnboundedSender<Command>,
     answers: mpsc::UnboundedReceiver<Answer>,
-    ended: Arc<OnceLock<Lost>>,
+    life: Arc<Life>,
 }
 
 impl Pending {
@@ -84,11 +85,9 @@ impl Pending {
         match timeout_at(deadline, self.answers.recv()).await {
             Err(_) => Err(CallError::Deadline),
             Ok(Some(Answer::Lost(lost))) => Err(CallError::Lost(lost)),
+            Ok(Some(Answer::Unsent(lost))) => Err(CallError::Unsent(lost)),
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => {
-                let gone = || Lost::Dropped("the connection is gone".to_owned());
-                Err(CallError::Lost(self.ended.get().cloned().unwrap_or_else(gone)))
-            }
+            Ok(None) => Err(CallError::Lost(self.life.end())),
         }
     }
 }
@@ -104,15 +103,28 @@ impl Client {
     pub(crate) fn start_driver(socket: Socket, hello: Hello) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(1024);
-        let ended = Arc::new(OnceLock::new());
-        tokio::spawn(Driver::new(socket, &hello.policy, received, events.clone(), Arc::clone(&ended)).run());
-        Self { shared: Arc::new(Shared { hello, commands, events, next_id: AtomicU64::new(1), ended }) }
+        let life = Arc::new(Life::new());
+        tokio::spawn(Driver::new(socket, &hello.policy, received, events.clone(), Arc::clone(&life)).run());
+        Self { shared: Arc::new(Shared { hello, commands, events, next_id: AtomicU64::new(1), life }) }
     }
 
     /// What the gateway said when it let us in: its version, our rights, its limits, perhaps a device token.
     #[must_use]
     pub fn hello(&self) -> &Hello {
         &self.shared.hello
+    }
+
+    /// Whether the connection has ended, as far as we know. One that ends in silence is noticed after two of the
+    /// gateway's tick intervals.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.life.has_ended()
+    }
+
+    /// How long the gateway has been silent. It ticks every `policy.tickIntervalMs` at least.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.shared.life.silence()
     }
 
     /// The gateway's events from now on.
@@ -134,6 +146,7 @@ impl Client {
             }
             Answer::Bad(error) => Err(CallError::Refused(error)),
             Answer::Lost(lost) => Err(CallError::Lost(lost)),
+            Answer::Unsent(lost) => Err(CallError::Unsent(lost)),
         }
     }
 
@@ -142,7 +155,10 @@ impl Client {
     /// # Errors
     /// When it cannot be written or is too large; not when the connection is gone.
     pub fn tell<M: Method>(&self, request: &M) -> Result<(), CallError> {
-        self.send(request, false).map(drop)
+        match self.send(request, false) {
+            Err(CallError::Unsent(_)) => Ok(()),
+            sent => sent.map(drop),
+        }
     }
 
     /// Starts a run of an agent and waits until the gateway accepted it.
@@ -167,13 +183,14 @@ impl Client {
             return Err(CallError::TooLarge { bytes: frame.len(), limit });
         }
         let (to, answers) = mpsc::unbounded_channel();
-        // A failed send means that the driver is gone: `to` is dropped with it and the waiter learns of the loss.
-        let _ = self.shared.commands.send(Command::Request { id, frame, to, two_answers });
+        if self.shared.commands.send(Command::Request { id, frame, to, two_answers }).is_err() {
+            return Err(CallError::Unsent(self.shared.life.end()));
+        }
         Ok(Pending {
             id,
             commands: self.shared.commands.clone(),
             answers,
-            ended: Arc::clone(&self.shared.ended),
+            life: Arc::clone(&self.shared.life),
         })
     }
 }

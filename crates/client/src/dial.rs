@@ -1,7 +1,6 @@
 //! From an endpoint to a WebSocket: resolve, TCP, TLS, upgrade.
 
 use std::io;
-use std::sync::Arc;
 
 use openclaw_protocol::MAX_PAYLOAD;
 use rustls::pki_types::ServerName;
@@ -15,7 +14,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectError, Lost};
 use crate::eyeballs::{Race, System};
-use crate::tls::{Fingerprint, Verifier};
+use crate::tls::{Fingerprint, Rejected, TlsMemory};
 use crate::trace::{Step, Trace};
 
 /// What a transport must be able to do.
@@ -33,6 +32,8 @@ pub struct DialOptions {
     pub private_only: bool,
     /// Other addresses of the same gateway, tried when the endpoint cannot be reached, or is slow.
     pub alternatives: Vec<Endpoint>,
+    /// What earlier TLS connections left to this one; with a new one, nothing.
+    pub tls: TlsMemory,
 }
 
 /// A WebSocket to an endpoint.
@@ -74,29 +75,37 @@ async fn tls(
     options: &DialOptions,
     deadline: Instant,
 ) -> Result<(Box<dyn Io>, Option<Fingerprint>), ConnectError> {
-    let setup = |e: rustls::Error| ConnectError::Tls(io::Error::other(e));
-    let verifier = Verifier::new(options.pin).map_err(setup)?;
-    let config = verifier.config().map_err(setup)?;
+    let config = options.tls.config(endpoint, options.pin);
+    let config = config.map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
     let name = ServerName::try_from(endpoint.host().to_owned())
         .map_err(|e| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
-    let session = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let session = TlsConnector::from(config).connect(name, tcp);
     match timeout_at(deadline, session).await {
         Err(_) => Err(ConnectError::Deadline(Step::Tls)),
-        Ok(Ok(stream)) => Ok((Box::new(stream), verifier.seen())),
-        Ok(Err(error)) => Err(tls_error(error, &verifier)),
+        Ok(Ok(stream)) => {
+            let session = stream.get_ref().1;
+            tracing::debug!(kind = ?session.handshake_kind(), "TLS stands");
+            // Of a session that goes on, this is the certificate that was checked when it began.
+            let shown = session.peer_certificates().and_then(|chain| chain.first()).map(Fingerprint::of);
+            Ok((Box::new(stream), shown))
+        }
+        Ok(Err(error)) => Err(tls_error(error, options.pin)),
     }
 }
 
-fn tls_error(error: io::Error, verifier: &Verifier) -> ConnectError {
+fn tls_error(error: io::Error, pin: Option<Fingerprint>) -> ConnectError {
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(reason)) = inner else {
         return ConnectError::Tls(error);
     };
-    match (verifier.pin(), verifier.seen()) {
-        (Some(expected), Some(actual)) if expected != actual => {
-            ConnectError::PinMismatch { expected, actual }
+    match (pin, Rejected::of(reason)) {
+        (Some(expected), Some(Rejected { shown, .. })) if expected != *shown => {
+            ConnectError::PinMismatch { expected, actual: *shown }
         }
-        (_, fingerprint) => ConnectError::Untrusted { reason: reason.to_string(), fingerprint },
+        (_, Some(Rejected { shown, reason })) => {
+            ConnectError::Untrusted { reason: reason.to_string(), fingerprint: Some(*shown) }
+        }
+        (_, None) => ConnectError::Untrusted { reason: reason.to_string(), fingerprint: None },
     }
 }
 

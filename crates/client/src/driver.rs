@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::{Sink, StreamExt};
@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::client::GatewayEvent;
 use crate::dial::Socket;
 use crate::error::Lost;
+use crate::life::Life;
 use crate::run::is_running;
 
 /// What a handle asks of the driver.
@@ -33,6 +34,8 @@ pub(crate) enum Answer {
     Good(Option<Box<RawValue>>),
     Bad(Box<ErrorShape>),
     Lost(Lost),
+    /// The same, and the request was never written.
+    Unsent(Lost),
 }
 
 struct Waiter {
@@ -47,8 +50,7 @@ pub(crate) struct Driver {
     socket: Socket,
     commands: mpsc::UnboundedReceiver<Command>,
     events: broadcast::Sender<GatewayEvent>,
-    /// How it ended, for whoever asks afterwards.
-    ended: Arc<OnceLock<Lost>>,
+    life: Arc<Life>,
     waiters: HashMap<u64, Waiter>,
     /// Something was written to the socket's buffer and is not on its way yet.
     unflushed: bool,
@@ -62,13 +64,13 @@ impl Driver {
         policy: &Policy,
         commands: mpsc::UnboundedReceiver<Command>,
         events: broadcast::Sender<GatewayEvent>,
-        ended: Arc<OnceLock<Lost>>,
+        life: Arc<Life>,
     ) -> Self {
         Self {
             socket,
             commands,
             events,
-            ended,
+            life,
             waiters: HashMap::new(),
             unflushed: false,
             last_sign: Instant::now(),
@@ -94,6 +96,7 @@ impl Driver {
                 message = progress(&mut self.socket, &mut self.unflushed) => match message {
                     Ok(message) => {
                         self.last_sign = Instant::now();
+                        self.life.sign(self.last_sign);
                         if let Some(lost) = self.handle(message) {
                             break lost;
                         }
@@ -105,7 +108,7 @@ impl Driver {
         };
         tracing::debug!(%lost, waiting = self.waiters.len(), "connection ended");
         // Set before the channel closes: whoever finds it closed finds the reason, too.
-        let _ = self.ended.set(lost.clone());
+        self.life.ends(lost.clone());
         self.commands.close();
         for (_, waiter) in self.waiters.drain() {
             let _ = waiter.to.send(Answer::Lost(lost.clone()));
@@ -113,7 +116,7 @@ impl Driver {
         // What was asked after the loss ends the same way: nothing is left pending.
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Request { to, .. } = command {
-                let _ = to.send(Answer::Lost(lost.clone()));
+                let _ = to.send(Answer::Unsent(lost.clone()));
             }
         }
     }

@@ -111,6 +111,9 @@ pub enum CallError {
     /// The connection ended first: whether the request was carried out is not known.
     #[error("the connection was lost: {0}")]
     Lost(Lost),
+    /// The connection had ended before: the request was certainly not sent.
+    #[error("the connection was lost before: {0}")]
+    Unsent(Lost),
     /// The deadline passed.
     #[error("no answer in time")]
     Deadline,

@@ -26,7 +26,7 @@ pub struct Challenged {
 }
 
 /// What we show to be let in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
     /// The gateway's shared token.
     Shared(Secret),

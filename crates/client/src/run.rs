@@ -26,6 +26,7 @@ impl Run {
             Answer::Good(payload) => payload,
             Answer::Bad(error) => return Err(CallError::Refused(error)),
             Answer::Lost(lost) => return Err(CallError::Lost(lost)),
+            Answer::Unsent(lost) => return Err(CallError::Unsent(lost)),
         };
         let raw = payload.as_ref().map_or("null", |raw| raw.get());
         let ack: AgentAck = serde_json::from_str(raw).map_err(CallError::Decode)?;
@@ -65,7 +66,7 @@ impl Run {
                 serde_json::from_str::<AgentDone>(raw).map(|done| done.outcome()).map_err(CallError::Decode)
             }
             Answer::Bad(error) => Ok(Outcome::Failed(error.message)),
-            Answer::Lost(lost) => Err(CallError::Lost(lost)),
+            Answer::Lost(lost) | Answer::Unsent(lost) => Err(CallError::Lost(lost)),
         }
     }
 }

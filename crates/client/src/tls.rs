@@ -1,14 +1,19 @@
 //! TLS: the system's authorities, or a pinned certificate.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use sha2::{Digest, Sha256};
+
+use crate::endpoint::Endpoint;
 
 /// The SHA-256 of a certificate (its DER bytes), as `openssl x509 -fingerprint -sha256` computes it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,7 +25,7 @@ pub struct Fingerprint([u8; 32]);
 pub struct FingerprintError;
 
 impl Fingerprint {
-    fn of(certificate: &CertificateDer<'_>) -> Self {
+    pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate.as_ref()).into())
     }
 }
@@ -57,41 +62,128 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Verifies by pin if there is one, else by the system's authorities, and remembers what certificate was shown.
-#[derive(Debug)]
-pub(crate) struct Verifier {
+/// How long what was read and kept counts: what the system trusts from now on, or no more, counts within the hour.
+const FRESH: Duration = Duration::from_secs(3600);
+/// Addresses that sessions are kept for; a kept one is a few KiB. More than a process talks to again and again.
+const MOST_ADDRESSES: usize = 256;
+/// Sessions kept for one address; each is used once, and a server gives two at a time.
+const SESSIONS: usize = 8;
+
+/// What the TLS connections of a process leave to the next ones: the system's authorities, which take milliseconds to
+/// read, and sessions, with which a second handshake needs neither a certificate nor a signature.
+///
+/// A gateway that goes on with a session shows no certificate. So sessions are kept apart by host, port and pin: one that
+/// is gone on with was begun with this very check, and only who was there then can go on with it. A certificate that was
+/// replaced meanwhile shows at the next full handshake, within the hour.
+#[derive(Clone, Default)]
+pub struct TlsMemory {
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    since: Option<Instant>,
+    system: Option<Arc<rustls_platform_verifier::Verifier>>,
+    configs: HashMap<Place, Arc<ClientConfig>>,
+}
+
+/// Where a session holds, and for whom.
+#[derive(PartialEq, Eq, Hash)]
+struct Place {
+    host: String,
+    port: u16,
     pin: Option<Fingerprint>,
-    system: Option<rustls_platform_verifier::Verifier>,
+}
+
+impl TlsMemory {
+    /// How to speak TLS with this endpoint.
+    pub(crate) fn config(
+        &self,
+        endpoint: &Endpoint,
+        pin: Option<Fingerprint>,
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let place = Place { host: endpoint.host().to_owned(), port: endpoint.port(), pin };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.since.is_none_or(|since| since.elapsed() > FRESH) {
+            *kept = Kept { since: Some(Instant::now()), ..Kept::default() };
+        }
+        if let Some(config) = kept.configs.get(&place) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(kept.verifier(pin)?.config()?);
+        if kept.configs.len() >= MOST_ADDRESSES {
+            // What is forgotten is made anew where it is needed; who would be the right one to forget is not worth knowing.
+            kept.configs.clear();
+        }
+        kept.configs.insert(place, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+impl Kept {
+    fn verifier(&mut self, pin: Option<Fingerprint>) -> Result<Verifier, Error> {
+        let provider = Arc::new(ring::default_provider());
+        let check = match (pin, &self.system) {
+            (Some(pin), _) => Check::Pin(pin),
+            (None, Some(system)) => Check::System(Arc::clone(system)),
+            (None, None) => {
+                let system = Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?);
+                Check::System(Arc::clone(self.system.insert(system)))
+            }
+        };
+        Ok(Verifier { check, provider })
+    }
+}
+
+impl fmt::Debug for TlsMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsMemory")
+    }
+}
+
+/// Verifies by pin if there is one, else by the system's authorities.
+#[derive(Debug)]
+struct Verifier {
+    check: Check,
     provider: Arc<CryptoProvider>,
-    seen: Mutex<Option<Fingerprint>>,
+}
+
+#[derive(Debug)]
+enum Check {
+    Pin(Fingerprint),
+    System(Arc<rustls_platform_verifier::Verifier>),
+}
+
+/// Why a certificate was refused, and which it was: one verifier serves many handshakes and remembers none.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Rejected {
+    pub(crate) shown: Fingerprint,
+    pub(crate) reason: CertificateError,
+}
+
+impl Rejected {
+    pub(crate) fn of(error: &CertificateError) -> Option<&Self> {
+        match error {
+            CertificateError::Other(OtherError(inner)) => inner.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    fn error(shown: Fingerprint, reason: CertificateError) -> Error {
+        CertificateError::Other(OtherError(Arc::new(Self { shown, reason }))).into()
+    }
 }
 
 impl Verifier {
-    pub(crate) fn new(pin: Option<Fingerprint>) -> Result<Arc<Self>, Error> {
-        let provider = Arc::new(ring::default_provider());
-        // Reading the system's authorities takes milliseconds: only when they are asked.
-        let system = match pin {
-            Some(_) => None,
-            None => Some(rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?),
-        };
-        Ok(Arc::new(Self { pin, system, provider, seen: Mutex::new(None) }))
-    }
-
-    pub(crate) fn config(self: &Arc<Self>) -> Result<ClientConfig, Error> {
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+    fn config(self) -> Result<ClientConfig, Error> {
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(self) as Arc<dyn ServerCertVerifier>);
-        Ok(builder.with_no_client_auth())
-    }
-
-    /// The certificate shown in the last handshake.
-    pub(crate) fn seen(&self) -> Option<Fingerprint> {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn pin(&self) -> Option<Fingerprint> {
-        self.pin
+            .with_custom_certificate_verifier(Arc::new(self))
+            .with_no_client_auth();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(config)
     }
 }
 
@@ -105,14 +197,17 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let shown = Fingerprint::of(end_entity);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
-        match (self.pin, &self.system) {
-            (Some(pin), _) if pin == shown => Ok(ServerCertVerified::assertion()),
-            (None, Some(system)) => {
+        let verified = match &self.check {
+            Check::Pin(pin) if *pin == shown => Ok(ServerCertVerified::assertion()),
+            Check::Pin(_) => Err(CertificateError::ApplicationVerificationFailure.into()),
+            Check::System(system) => {
                 system.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
             }
-            _ => Err(CertificateError::ApplicationVerificationFailure.into()),
-        }
+        };
+        verified.map_err(|error| match error {
+            Error::InvalidCertificate(reason) => Rejected::error(shown, reason),
+            other => other,
+        })
     }
 
     // A pin says which certificate; only the signature says that the peer holds its key. Both are needed.

@@ -1,11 +1,11 @@
 //! `wss://` in front of a fake gateway, with a certificate of the shape that OpenClaw makes for itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, crypto::ring, version::TLS13};
+use rustls::{HandshakeKind, ServerConfig, crypto::ring, version::TLS13};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -48,6 +48,7 @@ impl Certificate {
 pub struct TlsFront {
     address: SocketAddr,
     shown: watch::Sender<Certificate>,
+    resumed: Arc<Mutex<Vec<bool>>>,
     accepting: JoinHandle<()>,
 }
 
@@ -57,18 +58,26 @@ impl TlsFront {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port on 127.0.0.1");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (shown, mut next) = watch::channel(certificate);
+        let resumed = Arc::<Mutex<Vec<bool>>>::default();
+        let noted = Arc::clone(&resumed);
         let accepting = tokio::spawn(async move {
+            let mut accepts = acceptor(certificate);
             while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor(*next.borrow_and_update());
+                if next.has_changed().unwrap_or(false) {
+                    accepts = acceptor(*next.borrow_and_update());
+                }
+                let (accepts, noted) = (accepts.clone(), Arc::clone(&noted));
                 tokio::spawn(async move {
                     // A client that refuses the certificate ends the handshake: nothing to hand on.
-                    let Ok(mut client) = acceptor.accept(stream).await else { return };
+                    let Ok(mut client) = accepts.accept(stream).await else { return };
+                    let resumed = client.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                    noted.lock().unwrap_or_else(PoisonError::into_inner).push(resumed);
                     let Ok(mut gateway) = TcpStream::connect(target).await else { return };
                     let _ = copy_bidirectional(&mut client, &mut gateway).await;
                 });
             }
         });
-        Self { address, shown, accepting }
+        Self { address, shown, resumed, accepting }
     }
 
     /// `wss://127.0.0.1:<port>`.
@@ -77,7 +86,13 @@ impl TlsFront {
         format!("wss://{}", self.address)
     }
 
-    /// From now on it shows this certificate, like a gateway whose file was replaced.
+    /// Whether each handshake that came to its end went on with an earlier session, in order.
+    #[must_use]
+    pub fn resumed(&self) -> Vec<bool> {
+        self.resumed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on it shows this certificate, like a gateway whose file was replaced; sessions so far are forgotten.
     pub fn show(&self, certificate: Certificate) {
         self.shown.send_replace(certificate);
     }

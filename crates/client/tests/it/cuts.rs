@@ -25,7 +25,7 @@ async fn ask_until_answered(url: &str, key: &str) -> (Outcome, u32) {
         match connect_to(url, within(20)).await {
             Ok(client) => match ask(&client, key, key, within(20)).await {
                 Ok(outcome) => return (outcome, attempt),
-                Err(CallError::Lost(_)) => {}
+                Err(CallError::Lost(_) | CallError::Unsent(_)) => {}
                 Err(error) => panic!("{key}: {error:?}"),
             },
             Err(ConnectError::Lost { .. }) => {}

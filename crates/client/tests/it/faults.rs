@@ -71,10 +71,12 @@ async fn every_ending_is_seen_at_once_and_told_apart() {
                 }
                 (
                     Cut::AfterHello | Cut::AfterRequestReceived | Cut::BeforeAccepted,
-                    End::Accepting(CallError::Lost(lost)),
+                    End::Accepting(CallError::Lost(lost) | CallError::Unsent(lost)),
                 )
                 | (Cut::AfterAccepted | Cut::MidStream, End::Answering(CallError::Lost(lost)))
-                | (Cut::AfterFinal, End::AfterAnswer(CallError::Lost(lost))) => lost,
+                | (Cut::AfterFinal, End::AfterAnswer(CallError::Lost(lost) | CallError::Unsent(lost))) => {
+                    lost
+                }
                 (_, end) => panic!("{cut:?} {how:?}: {end:?}"),
             };
             match (how, lost) {
@@ -121,9 +123,9 @@ async fn the_same_over_tcp_with_resets() {
             let lost = matches!(
                 &end,
                 End::Connecting(ConnectError::Lost { .. })
-                    | End::Accepting(CallError::Lost(_))
+                    | End::Accepting(CallError::Lost(_) | CallError::Unsent(_))
                     | End::Answering(CallError::Lost(_))
-                    | End::AfterAnswer(CallError::Lost(_))
+                    | End::AfterAnswer(CallError::Lost(_) | CallError::Unsent(_))
             );
             assert!(lost, "{cut:?} {how:?}: {end:?}");
             assert!(started.elapsed() < Duration::from_secs(10), "{cut:?} {how:?}: {end:?}");

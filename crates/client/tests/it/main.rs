@@ -8,4 +8,5 @@ mod caller;
 mod connecting;
 mod cuts;
 mod faults;
+mod resuming;
 mod time;

@@ -122,9 +122,11 @@ async fn when_the_connection_dies_everybody_learns_of_it_at_once() {
         }
         assert_eq!(told, 60);
         assert!(died.elapsed() < Duration::from_secs(1), "{:?}", died.elapsed());
-        // And whoever asks now is told as well.
+        // And whoever asks now is told that it did not even leave.
+        assert!(client.has_ended());
         let error = client.call(&Health {}, within(3600)).await.unwrap_err();
-        assert!(matches!(error, CallError::Lost(_)), "{error:?}");
+        assert!(matches!(error, CallError::Unsent(_)), "{error:?}");
+        assert!(client.tell(&Health {}).is_ok());
         assert!(died.elapsed() < Duration::from_secs(1));
     }
 }
