@@ -21,6 +21,7 @@ pub mod ops;
 mod own_gateway;
 mod peer;
 pub mod pins;
+mod pool;
 pub mod private_file;
 mod process_group;
 pub mod progress;

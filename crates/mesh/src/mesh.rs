@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use openclaw_client::Secret;
+use openclaw_client::{Secret, TlsMemory};
 
 use crate::archive::Archive;
 use crate::config::MeshConfig;
@@ -13,6 +13,7 @@ use crate::error::MeshError;
 use crate::identity::{self, Identity};
 use crate::invite::SentInvites;
 use crate::pins::Pins;
+use crate::pool::Pool;
 use crate::registry::{Agent, Registry};
 use crate::secrets::{DeviceToken, DeviceTokenStore, TokenStore};
 
@@ -28,6 +29,9 @@ pub struct Mesh {
     pins: Pins,
     /// Whose gateways refused what we showed, by lower-case prefix.
     refused: Mutex<HashSet<String>>,
+    tls: TlsMemory,
+    /// The connections that are kept from one operation to the next, if any are.
+    pool: Option<Pool>,
 }
 
 impl Mesh {
@@ -45,13 +49,31 @@ impl Mesh {
             device_tokens: OnceLock::new(),
             archive: OnceLock::new(),
             refused: Mutex::default(),
+            tls: TlsMemory::default(),
+            pool: None,
         }
     }
 
-    /// The same team, its files read anew; the archive stays open. For what runs long enough to see them change.
+    /// The same, keeping connections for the next message. For what runs on between messages; it ends with
+    /// [`Mesh::close_connections`].
+    #[must_use]
+    pub fn keeping_connections(self) -> Self {
+        Self { pool: Some(Pool::lasting()), ..self }
+    }
+
+    /// Says goodbye on every connection that was kept.
+    pub async fn close_connections(&self) {
+        if let Some(pool) = &self.pool {
+            pool.close().await;
+        }
+    }
+
+    /// The same team, its files read anew; the archive stays open, and so do connections that are kept. For what runs
+    /// long enough to see them change.
     #[must_use]
     pub fn reread(&self) -> Self {
-        let fresh = Self::new(self.config.clone());
+        let (tls, pool) = (self.tls.clone(), self.pool.clone());
+        let fresh = Self { tls, pool, ..Self::new(self.config.clone()) };
         match self.archive.get() {
             Some(archive) => Self { archive: OnceLock::from(archive.clone()), ..fresh },
             None => fresh,
@@ -191,6 +213,16 @@ impl Mesh {
     /// Remembers that a peer's gateway refused our credential.
     pub(crate) fn note_refused(&self, email_prefix: &str) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(email_prefix.to_lowercase());
+    }
+
+    /// The connections for an operation: those that are kept, or some of its own.
+    pub(crate) fn pool(&self) -> Pool {
+        self.pool.clone().unwrap_or_default()
+    }
+
+    /// What TLS connections leave to the next ones.
+    pub(crate) fn tls(&self) -> &TlsMemory {
+        &self.tls
     }
 
     /// Every message and what became of it.

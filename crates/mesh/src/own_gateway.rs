@@ -143,11 +143,12 @@ pub(crate) async fn challenge(mesh: &Mesh, deadline: Instant) -> Result<Challeng
     let deadline = deadline.min(Instant::now() + mesh.config().connect_timeout);
     let mut trace = Trace::default();
     let endpoint = &mesh.config().gateway.endpoint;
-    let link = match Link::dial(endpoint, &DialOptions::default(), deadline, &mut trace).await {
+    let options = DialOptions { tls: mesh.tls().clone(), ..DialOptions::default() };
+    let link = match Link::dial(endpoint, &options, deadline, &mut trace).await {
         // OpenClaw signs its certificate itself. On loopback that is as good as any other: whoever listens there gets the
         // token, as with ws://.
         Err(ConnectError::Untrusted { fingerprint: Some(shown), .. }) if endpoint.is_loopback() => {
-            let options = DialOptions { pin: Some(shown), ..DialOptions::default() };
+            let options = DialOptions { pin: Some(shown), ..options };
             Link::dial(endpoint, &options, deadline, &mut trace).await?
         }
         link => link?,

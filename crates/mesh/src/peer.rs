@@ -38,7 +38,7 @@ impl Peer {
             Some(pin) => (Some(pin), PinnedBy::Registry),
             None => (our_pin(mesh, &to, &endpoint)?, PinnedBy::Us),
         };
-        let mut dial = DialOptions { pin, ..DialOptions::default() };
+        let mut dial = DialOptions { pin, tls: mesh.tls().clone(), ..DialOptions::default() };
         dial.private_only = private_only(&endpoint, mesh.config().plain_text)?;
         // Where it may not be dialled in plain text, there is only the first.
         if let Some(second) = agent.alternative()

@@ -96,7 +96,7 @@ pub async fn run(args: &OutboxArgs, settings: &Settings, ui: &Ui) -> Result<Exit
             let stored = outbox::retry(&mesh, id, expires.unwrap_or(DEFAULT_EXPIRY)).await?;
             Ok(one("queued", &stored, ui))
         }
-        Action::Run { how } => work(&mesh, timeout(how), ui).await,
+        Action::Run { how } => work(&mesh.keeping_connections(), timeout(how), ui).await,
     }
 }
 
@@ -185,7 +185,9 @@ async fn work(mesh: &Mesh, timeout: Duration, ui: &Ui) -> Result<Exit, CliError>
         Report::Trouble(error) => ui.warn(CliError::from(error).message),
         _ => {}
     };
-    until_stopped(mesh, outbox::work(mesh, timeout, &mut report)).await?;
+    let stopped = until_stopped(mesh, outbox::work(mesh, timeout, &mut report)).await;
+    mesh.close_connections().await;
+    stopped?;
     Ok(Exit::Done)
 }
 

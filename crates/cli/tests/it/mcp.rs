@@ -146,6 +146,23 @@ async fn a_reply_comes_back_as_data_of_somebody_else() {
     assert_eq!(bob.requests("agent").len(), 1);
 }
 
+/// A server lives longer than a call, and so does its connection; it ends with a goodbye when the input does.
+#[tokio::test]
+async fn calls_to_one_teammate_share_a_connection() {
+    let bob = FakeGateway::start(strict()).await;
+    let host = Host::with_bob(&bob.url());
+    let mut client = Client::open(&host).await;
+    for text in ["one", "two", "three"] {
+        let sent = client.call("mesh_send", json!({ "to": "bob", "message": text })).await;
+        assert_eq!(sent["structuredContent"]["state"], "replied", "{sent}");
+    }
+    let last = client.call("mesh_broadcast", json!({ "message": "four" })).await;
+    assert_eq!(last["structuredContent"]["counts"], json!({ "replied": 1 }), "{last}");
+    assert_eq!((bob.connections(), bob.open_connections()), (1, 1));
+    assert_eq!(client.end().await, Some(0));
+    until(&bob, |bob| bob.open_connections() == 0).await;
+}
+
 #[tokio::test]
 async fn a_broadcast_gathers_what_each_one_says() {
     let bob = FakeGateway::start(strict()).await;

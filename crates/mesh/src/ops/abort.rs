@@ -7,7 +7,7 @@ use super::wait::{find, teammate};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::registry::Via;
-use crate::route::gateway::connect_ready;
+use crate::route::gateway::{connect_ready, credential_to_talk};
 
 /// Asks the peer's gateway to stop the run of a message. Gives whether there was anything to stop. What became of the
 /// message, `wait` tells.
@@ -22,7 +22,7 @@ pub async fn abort(mesh: &Mesh, id: &str, timeout: Duration) -> Result<bool, Mes
         return Ok(false);
     }
     let peer = teammate(mesh, &stored)?;
-    let client = connect_ready(mesh, &peer, deadline).await?;
+    let client = connect_ready(mesh, &peer, credential_to_talk(mesh, &peer)?, deadline).await?;
     let request = ChatAbort { session_key: stored.record.session.clone(), run_id: Some(stored.run_id) };
     let aborted = client.call(&request, deadline).await;
     client.close().await;

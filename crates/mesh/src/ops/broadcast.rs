@@ -126,10 +126,8 @@ async fn so_far(mesh: &Mesh, untold: Record) -> Result<Record, MeshError> {
 
 async fn send_one(mesh: &Mesh, plan: Plan, request: &SendRequest) -> Record {
     let deadline = Instant::now() + request.timeout;
-    let mut line = None;
-    let record = send_planned(mesh, plan, request, deadline, &mut line, &mut Unobserved).await;
-    if let Some(client) = line {
-        client.close().await;
-    }
+    let pool = mesh.pool();
+    let record = send_planned(mesh, plan, request, deadline, &pool, &mut Unobserved).await;
+    pool.done().await;
     record
 }

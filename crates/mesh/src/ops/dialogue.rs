@@ -3,7 +3,6 @@
 //! Ours is asked over our own gateway, as its owner; theirs is sent messages as ever. What they say is ours to carry, so
 //! the limits for agents hold, and each message to the teammate is in the archive.
 
-use openclaw_client::Client;
 use openclaw_client::protocol::methods::agent::{InputProvenance, Outcome};
 use serde::Serialize;
 use tokio::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::own_gateway::OwnGateway;
 use crate::peer::SessionChoice;
+use crate::pool::Pool;
 use crate::progress::{Observer, Progress, Unobserved};
 use crate::quoted::framed;
 use crate::registry::Agent;
@@ -86,12 +86,11 @@ pub async fn dialogue(
     observer: &mut dyn Observer,
 ) -> Result<Dialogue, MeshError> {
     let own = OwnGateway::connect(mesh, Instant::now() + request.timeout).await?;
-    let mut talk = Talk { mesh, agent, request, own: &own, line: None, turns: Vec::new(), observer };
+    let pool = mesh.pool();
+    let mut talk = Talk { mesh, agent, request, own: &own, pool: &pool, turns: Vec::new(), observer };
     let end = talk.run().await;
-    let Talk { line, turns, .. } = talk;
-    if let Some(client) = line {
-        client.close().await;
-    }
+    let turns = talk.turns;
+    pool.done().await;
     own.close().await;
     Ok(Dialogue { turns, end })
 }
@@ -101,7 +100,7 @@ struct Talk<'a> {
     agent: &'a Agent,
     request: &'a DialogueRequest,
     own: &'a OwnGateway,
-    line: Option<Client>,
+    pool: &'a Pool,
     turns: Vec<Turn>,
     observer: &'a mut dyn Observer,
 }
@@ -185,7 +184,7 @@ impl Talk<'_> {
         };
         let plan = plan(self.mesh, self.agent, &request)?.permitted()?;
         let deadline = Instant::now() + request.timeout;
-        let record = send_planned(self.mesh, plan, &request, deadline, &mut self.line, &mut Unobserved).await;
+        let record = send_planned(self.mesh, plan, &request, deadline, self.pool, &mut Unobserved).await;
         if let Some(turn) = self.turns.last_mut() {
             turn.id = Some(record.id.clone());
         }

@@ -12,7 +12,6 @@ use std::pin::Pin;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use openclaw_client::Client;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use super::send::{SendRequest, begin, new_message, plan};
@@ -20,6 +19,7 @@ use super::wait::{find, wait};
 use crate::archive::{ArchiveError, Stored};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
+use crate::pool::Pool;
 use crate::progress::{Observer, Progress, Unobserved};
 use crate::record::{Record, State};
 use crate::registry::Agent;
@@ -79,16 +79,16 @@ pub async fn send_or_keep(
     let peer = &plan.to.email_prefix;
     archive.hurry(Some(peer)).await?;
     let due = Timestamp::now();
-    let mut line = None;
+    let pool = mesh.pool();
     while let Some(claim) = archive.claim_due(peer, due).await? {
         let ours = claim.stored.record.id == plan.id;
         let mut unobserved = Unobserved;
         let watched: &mut dyn Observer = if ours { &mut *observer } else { &mut unobserved };
         // The replies to earlier ones are not what this time is for.
         let wait = ours && request.wait;
-        match carry(mesh, claim, deadline, wait, &mut line, watched).await {
+        match carry(mesh, claim, deadline, wait, &pool, watched).await {
             Ok(carried) if ours => {
-                close(line).await;
+                pool.done().await;
                 return Ok(carried);
             }
             Ok(carried) if carried.record.state != State::Queued => {}
@@ -99,7 +99,7 @@ pub async fn send_or_keep(
             _ => break,
         }
     }
-    close(line).await;
+    pool.done().await;
     let stored = find(mesh, &plan.id).await?;
     if stored.record.state == State::Queued && stored.lease_until.is_none() {
         return Ok(Carried { next_try_at: stored.next_try_at, record: stored.record });
@@ -113,12 +113,6 @@ pub async fn send_or_keep(
 /// The moment after so long a time.
 fn expiry(after: Duration) -> Timestamp {
     Timestamp::now().checked_add(after).unwrap_or(Timestamp::MAX)
-}
-
-async fn close(line: Option<Client>) {
-    if let Some(client) = line {
-        client.close().await;
-    }
 }
 
 /// What the outbox holds: what it still looks after, then what it gave up before it arrived.
@@ -175,16 +169,20 @@ pub async fn flush(
     archive.hurry(only).await?;
     let due = Timestamp::now();
     let mut waiting: VecDeque<String> = archive.outbox_peers(only, due).await?.into();
+    let pool = mesh.pool();
     let mut running = FuturesUnordered::new();
     loop {
         while let (true, Some(peer)) = (running.len() < AT_ONCE, waiting.pop_front()) {
-            running.push(step(mesh, peer, Some(due), timeout, None));
+            running.push(step(mesh, peer, Some(due), timeout, &pool));
         }
-        let Some(done) = running.next().await else { return Ok(()) };
-        if let Some((peer, line)) = done.go_on(report) {
-            running.push(step(mesh, peer, Some(due), timeout, line));
+        let Some(done) = running.next().await else { break };
+        if let Some(peer) = done.go_on(report) {
+            running.push(step(mesh, peer, Some(due), timeout, &pool));
         }
     }
+    drop(running);
+    pool.done().await;
+    Ok(())
 }
 
 /// Delivers what becomes due, for as long as this is polled. Dropped, it leaves each message where it is, for the next
@@ -195,6 +193,7 @@ pub async fn flush(
 pub async fn work(mesh: &Mesh, timeout: Duration, report: Reporter<'_>) -> Result<Infallible, MeshError> {
     mesh.registry()?;
     let archive = mesh.archive()?;
+    let pool = mesh.pool();
     let mut busy = HashSet::new();
     let mut running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + '_>>> = FuturesUnordered::new();
     let mut ticks = interval(LOOK_AGAIN);
@@ -204,7 +203,7 @@ pub async fn work(mesh: &Mesh, timeout: Duration, report: Reporter<'_>) -> Resul
             Some(done) = running.next() => {
                 let peer = done.peer.clone();
                 match done.go_on(report) {
-                    Some((peer, line)) => running.push(Box::pin(fresh_step(mesh, peer, timeout, line))),
+                    Some(peer) => running.push(Box::pin(fresh_step(mesh, peer, timeout, &pool))),
                     None => _ = busy.remove(&peer),
                 }
             }
@@ -212,7 +211,7 @@ pub async fn work(mesh: &Mesh, timeout: Duration, report: Reporter<'_>) -> Resul
                 for peer in archive.outbox_peers(None, Timestamp::now()).await? {
                     if busy.len() < AT_ONCE && busy.insert(peer.clone()) {
                         report_expired(mesh, report).await?;
-                        running.push(Box::pin(fresh_step(mesh, peer, timeout, None)));
+                        running.push(Box::pin(fresh_step(mesh, peer, timeout, &pool)));
                     }
                 }
             }
@@ -232,19 +231,18 @@ async fn report_expired(mesh: &Mesh, report: Reporter<'_>) -> Result<(), MeshErr
 /// What one step for a peer came to.
 struct Done {
     peer: String,
-    line: Option<Client>,
     /// None: there was nothing to do.
     carried: Result<Option<Carried>, MeshError>,
 }
 
 impl Done {
     /// Reports it, and says whether the peer's next message may be tried.
-    fn go_on(self, report: Reporter<'_>) -> Option<(String, Option<Client>)> {
+    fn go_on(self, report: Reporter<'_>) -> Option<String> {
         match self.carried {
             Ok(Some(carried)) => {
                 let reached = carried.record.state != State::Queued;
                 report(Report::Carried(Box::new(carried)));
-                reached.then_some((self.peer, self.line))
+                reached.then_some(self.peer)
             }
             Ok(None) => None,
             Err(error) => {
@@ -256,23 +254,14 @@ impl Done {
 }
 
 /// One step, with files as they are now.
-async fn fresh_step(mesh: &Mesh, peer: String, timeout: Duration, line: Option<Client>) -> Done {
-    step(&mesh.reread(), peer, None, timeout, line).await
+async fn fresh_step(mesh: &Mesh, peer: String, timeout: Duration, pool: &Pool) -> Done {
+    step(&mesh.reread(), peer, None, timeout, pool).await
 }
 
-/// Carries a peer's next message, over the line that stands.
-async fn step(
-    mesh: &Mesh,
-    peer: String,
-    due: Option<Timestamp>,
-    timeout: Duration,
-    mut line: Option<Client>,
-) -> Done {
-    let carried = next(mesh, &peer, due.unwrap_or_else(Timestamp::now), timeout, &mut line).await;
-    if !matches!(&carried, Ok(Some(carried)) if carried.record.state != State::Queued) {
-        close(line.take()).await;
-    }
-    Done { peer, line, carried }
+/// Carries a peer's next message.
+async fn step(mesh: &Mesh, peer: String, due: Option<Timestamp>, timeout: Duration, pool: &Pool) -> Done {
+    let carried = next(mesh, &peer, due.unwrap_or_else(Timestamp::now), timeout, pool).await;
+    Done { peer, carried }
 }
 
 async fn next(
@@ -280,9 +269,9 @@ async fn next(
     peer: &str,
     due: Timestamp,
     timeout: Duration,
-    line: &mut Option<Client>,
+    pool: &Pool,
 ) -> Result<Option<Carried>, MeshError> {
     let Some(claim) = mesh.archive()?.claim_due(peer, due).await? else { return Ok(None) };
     let deadline = Instant::now() + timeout;
-    carry(mesh, claim, deadline, true, line, &mut Unobserved).await.map(Some)
+    carry(mesh, claim, deadline, true, pool, &mut Unobserved).await.map(Some)
 }

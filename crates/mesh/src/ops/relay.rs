@@ -376,7 +376,7 @@ fn request(turn: &Turn) -> Agent {
 /// What it means that a request has no good answer; `refused` says what a refusal means.
 fn setback(error: CallError, refused: impl FnOnce(CallError) -> RelayError) -> Setback {
     match error {
-        CallError::Lost(how) => Setback::Lost(how.to_string()),
+        CallError::Lost(how) | CallError::Unsent(how) => Setback::Lost(how.to_string()),
         CallError::Decode(error) => Setback::Lost(format!("an answer that makes no sense: {error}")),
         CallError::Deadline => Setback::Final(RelayError::Deadline),
         CallError::Refused(shape) if is_transient(&shape) => Setback::NotTaken(shape.message),
@@ -388,7 +388,9 @@ fn setback(error: CallError, refused: impl FnOnce(CallError) -> RelayError) -> S
 fn may_pass(error: &MeshError) -> bool {
     let source = match error {
         MeshError::OwnGateway { source, .. } => source,
-        MeshError::OwnGatewayCall { source } => return matches!(source, CallError::Lost(_)),
+        MeshError::OwnGatewayCall { source } => {
+            return matches!(source, CallError::Lost(_) | CallError::Unsent(_));
+        }
         _ => return false,
     };
     match &**source {

@@ -1,7 +1,6 @@
 //! Say something to one teammate's agent and await its reply.
 
 use jiff::Timestamp;
-use openclaw_client::Client;
 use openclaw_client::protocol::attribution::{Chain, Header};
 use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep_until};
@@ -14,6 +13,7 @@ use crate::guard::{Caller, Refusal, Speaker};
 use crate::mesh::Mesh;
 use crate::message::{self, SizeNote};
 use crate::peer::{Peer, SessionChoice, session_key};
+use crate::pool::{Line, Pool};
 use crate::progress::{Observer, Progress};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::{Agent, Via};
@@ -204,11 +204,9 @@ pub async fn send(
 ) -> Result<Record, MeshError> {
     let plan = plan(mesh, agent, request)?;
     let deadline = Instant::now() + request.timeout;
-    let mut line = None;
-    let record = send_planned(mesh, plan, request, deadline, &mut line, observer).await;
-    if let Some(client) = line {
-        client.close().await;
-    }
+    let pool = mesh.pool();
+    let record = send_planned(mesh, plan, request, deadline, &pool, observer).await;
+    pool.done().await;
     Ok(record)
 }
 
@@ -225,7 +223,7 @@ pub async fn send_rounds(
     observer: &mut dyn Observer,
 ) -> Result<Vec<(String, Record)>, MeshError> {
     let mut said: Vec<(String, Record)> = Vec::new();
-    let mut line = None;
+    let pool = mesh.pool();
     let mut next = request.clone();
     for number in 1..=rounds {
         let plan = match plan(mesh, agent, &next) {
@@ -241,7 +239,7 @@ pub async fn send_rounds(
         };
         observer.progress(Progress::Round { number, message: &next.message });
         let deadline = Instant::now() + request.timeout;
-        let record = send_planned(mesh, plan, &next, deadline, &mut line, observer).await;
+        let record = send_planned(mesh, plan, &next, deadline, &pool, observer).await;
         observer.progress(Progress::RoundDone(&record));
         let reply = record.reply.as_ref().map(|reply| reply.text.clone());
         said.push((next.message.clone(), record));
@@ -249,20 +247,18 @@ pub async fn send_rounds(
         next.message = reply;
         next.id = None;
     }
-    if let Some(client) = line {
-        client.close().await;
-    }
+    pool.done().await;
     Ok(said)
 }
 
-/// Carries a plan out, over the line that stands or a new one. The message is in the archive before anything leaves,
+/// Carries a plan out, over a connection that stands or a new one. The message is in the archive before anything leaves,
 /// and its end is there before this returns.
 pub(crate) async fn send_planned(
     mesh: &Mesh,
     plan: Plan,
     request: &SendRequest,
     deadline: Instant,
-    line: &mut Option<Client>,
+    pool: &Pool,
     observer: &mut dyn Observer,
 ) -> Record {
     let new = new_message(&plan, request, State::Sending, None);
@@ -288,7 +284,10 @@ pub(crate) async fn send_planned(
     observer.progress(Progress::Begun { id: &message.id });
     let mut delivery = Delivery::new(archive, &message.id, State::Sending, Receipt::default());
     let mut result = match plan.peer {
-        Ok(peer) => see_through(mesh, &peer, &mut message, None, line, &mut delivery, observer).await,
+        Ok(peer) => {
+            let mut line = pool.line();
+            see_through(mesh, &peer, &mut message, None, &mut line, &mut delivery, observer).await
+        }
         Err(error) => Err(error),
     };
     if let (Err(error), Some(fallback), true) = (&result, &mesh.config().fallback, request.fallback)
@@ -388,7 +387,7 @@ pub(super) async fn see_through(
     peer: &Peer,
     message: &mut Outgoing,
     mut before: Option<Attempt>,
-    line: &mut Option<Client>,
+    line: &mut Line,
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), MeshError> {
@@ -406,18 +405,30 @@ pub(super) async fn see_through(
         let (pause, error) = match sent {
             Ok(()) => return Ok(()),
             Err(Setback::Later(pause, error)) => (pause, error),
-            Err(Setback::Final(error)) => return Err(error),
-            Err(Setback::Deadline) => return Err(message.give_up("no answer in time", delivery)),
-            Err(Setback::Lost(how)) => return Err(message.give_up(&how, delivery)),
+            Err(Setback::Final(error)) => {
+                // What it refuses may depend on how it let us in, and somebody may mend that.
+                if matches!(error, MeshError::Call { .. }) {
+                    line.retire();
+                }
+                return Err(error);
+            }
+            Err(Setback::Deadline) => {
+                // Not even a confirmation: there may be nobody on the other end any more.
+                if !delivery.state().is_confirmed() {
+                    line.retire();
+                }
+                return Err(message.give_up("no answer in time", delivery));
+            }
+            Err(Setback::Lost(how) | Setback::Unsent(how)) => return Err(message.give_up(&how, delivery)),
         };
+        // A gateway that restarts ends this connection soon, and what is lost with it might have arrived.
+        line.lose();
         let wake = Instant::now() + pause + route::gateway::jittered(pause) / 2;
         if wake >= message.deadline {
             delivery.finished(State::Failed);
             return Err(error);
         }
         delivery.turned_away(&crate::error::chain(&error));
-        // A gateway that restarts ends this connection soon, and what is lost with it might have arrived.
-        *line = None;
         was_there = true;
         sleep_until(wake).await;
     }
@@ -430,37 +441,36 @@ async fn attempt(
     peer: &Peer,
     message: &mut Outgoing,
     was_there: bool,
-    line: &mut Option<Client>,
+    line: &mut Line,
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
-    let client = match line {
-        Some(client) => client,
-        None => {
-            let connected = match was_there {
-                true => route::gateway::connect_patiently(mesh, peer, message.deadline).await,
-                false => route::gateway::connect_ready(mesh, peer, message.deadline).await,
-            };
-            line.insert(connected.map_err(Setback::Final)?)
+    loop {
+        let connected = line.client(mesh, peer, message.deadline, was_there).await;
+        let client = connected.map_err(Setback::Final)?;
+        let boot_id = client.hello().server.boot_id.clone();
+        delivery.reached(boot_id.as_deref());
+        observer.progress(Progress::Reached);
+        if message.is_stale() {
+            return Err(Setback::Final(MeshError::Expired { to: message.to.clone() }));
         }
-    };
-    let boot_id = client.hello().server.boot_id.clone();
-    delivery.reached(boot_id.as_deref());
-    observer.progress(Progress::Reached);
-    if message.is_stale() {
-        return Err(Setback::Final(MeshError::Expired { to: message.to.clone() }));
-    }
-    let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
-    noted.map_err(|error| Setback::Final(error.into()))?;
-    let sent_at = Timestamp::now();
-    match route::deliver(client, message, delivery, observer).await {
-        Err(Setback::Lost(how)) => {
-            delivery.lost(&how);
-            *line = None;
-            let attempt = Attempt { boot_id, sent_at };
-            route::recover::resume(mesh, peer, message, attempt, line, delivery, observer).await
+        let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
+        noted.map_err(|error| Setback::Final(error.into()))?;
+        let sent_at = Timestamp::now();
+        match route::deliver(client, message, delivery, observer).await {
+            // It ended while it was kept: there is nothing to look for, and the next one is new.
+            Err(Setback::Unsent(how)) if line.is_warm() => {
+                delivery.lost(&how);
+                line.lose();
+            }
+            Err(Setback::Lost(how) | Setback::Unsent(how)) => {
+                delivery.lost(&how);
+                line.lose();
+                let attempt = Attempt { boot_id, sent_at };
+                return route::recover::resume(mesh, peer, message, attempt, line, delivery, observer).await;
+            }
+            end => return end,
         }
-        end => end,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Come back for a reply: from any shell, after a crash or a reboot.
 
 use jiff::Timestamp;
-use openclaw_client::Client;
 use tokio::time::{Duration, Instant};
 
 use super::outbox::carry;
@@ -50,9 +49,9 @@ pub async fn wait(
         }
         let id = stored.record.id.clone();
         if let Some(claim) = mesh.archive()?.claim_sent(&id).await? {
-            let mut line = None;
-            let carried = carry(mesh, claim, deadline, true, &mut line, observer).await;
-            close(line).await;
+            let pool = mesh.pool();
+            let carried = carry(mesh, claim, deadline, true, &pool, observer).await;
+            pool.done().await;
             return Ok(carried?.record);
         }
         // It has not left, or a worker has it.
@@ -81,17 +80,13 @@ async fn look(
         _ => State::Sending,
     };
     let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, receipt);
-    let mut line = None;
+    let pool = mesh.pool();
+    let mut line = pool.line();
     // Without an attempt, whoever was to send it died before it left.
     let result = see_through(mesh, &peer, &mut message, before, &mut line, &mut delivery, observer).await;
-    close(line).await;
+    drop(line);
+    pool.done().await;
     Ok(conclude(message, stored.record.bytes, delivery, result).await)
-}
-
-async fn close(line: Option<Client>) {
-    if let Some(client) = line {
-        client.close().await;
-    }
 }
 
 /// The peer of a stored message, by exactly the prefix it had: `bob`'s messages are not `bobby`'s once Bob has left.

@@ -30,18 +30,22 @@ pub(crate) fn credential(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshErr
     Ok(shared.map_or(Credential::None, |token| Credential::Shared(token.clone())))
 }
 
+/// The same, where there has to be one.
+pub(crate) fn credential_to_talk(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshError> {
+    match credential(mesh, peer)? {
+        Credential::None => Err(MeshError::NoCredential { to: peer.to.clone() }),
+        credential => Ok(credential),
+    }
+}
+
 /// Connects with our device, to talk.
-pub(crate) async fn connect(
+async fn connect(
     mesh: &Mesh,
     peer: &Peer,
+    credential: Credential,
     deadline: Instant,
-    trace: &mut Trace,
 ) -> Result<Client, MeshError> {
-    let credential = credential(mesh, peer)?;
-    if matches!(credential, Credential::None) {
-        return Err(MeshError::NoCredential { to: peer.to.clone() });
-    }
-    let client = connect_with(mesh, peer, credential, deadline, trace).await?;
+    let client = connect_with(mesh, peer, credential, deadline, &mut Trace::default()).await?;
     // Protocol 3 says nothing of rights: there the first call shows.
     match &client.hello().auth {
         Some(granted) if !granted.allows(SCOPE_WRITE) => {
@@ -52,29 +56,36 @@ pub(crate) async fn connect(
 }
 
 /// Connects as [`connect`] does, and tries again while the gateway says that it is starting or restarting.
-pub(crate) async fn connect_ready(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<Client, MeshError> {
-    retry(mesh, peer, deadline, |error| busy(error).is_some()).await
+pub(crate) async fn connect_ready(
+    mesh: &Mesh,
+    peer: &Peer,
+    credential: Credential,
+    deadline: Instant,
+) -> Result<Client, MeshError> {
+    retry(mesh, peer, credential, deadline, |error| busy(error).is_some()).await
 }
 
 /// Connects as [`connect`] does, and tries again while the gateway cannot be reached, too: it was there before.
 pub(crate) async fn connect_patiently(
     mesh: &Mesh,
     peer: &Peer,
+    credential: Credential,
     deadline: Instant,
 ) -> Result<Client, MeshError> {
-    retry(mesh, peer, deadline, |error| busy(error).is_some() || error.is_unreachable()).await
+    retry(mesh, peer, credential, deadline, |error| busy(error).is_some() || error.is_unreachable()).await
 }
 
 /// Tries again with growing pauses, or when the gateway says; never after an error that `again` does not name.
 async fn retry(
     mesh: &Mesh,
     peer: &Peer,
+    credential: Credential,
     deadline: Instant,
     again: impl Fn(&MeshError) -> bool,
 ) -> Result<Client, MeshError> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match connect(mesh, peer, deadline, &mut Trace::default()).await {
+        let error = match connect(mesh, peer, credential.clone(), deadline).await {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };

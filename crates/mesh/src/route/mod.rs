@@ -45,6 +45,8 @@ pub(crate) struct Outgoing {
 pub(crate) enum Setback {
     /// The connection is gone, or the run belongs to another connection: look before doing anything.
     Lost(String),
+    /// The connection was gone before the message was written: nothing left.
+    Unsent(String),
     /// Our time is over.
     Deadline,
     /// It was turned away and certainly started nothing; the gateway wants it again after so long a time.
@@ -67,9 +69,10 @@ impl Outgoing {
     /// What it means that the request which carries the message had no good answer.
     pub(crate) fn not_taken(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
         delivery.was_turned_away = matches!(error, CallError::Refused(_));
-        match later(&error) {
-            Some(pause) => Setback::Later(pause, MeshError::Call { to: self.to.clone(), source: error }),
-            None => self.setback(error, delivery),
+        match (later(&error), error) {
+            (Some(pause), source) => Setback::Later(pause, MeshError::Call { to: self.to.clone(), source }),
+            (None, CallError::Unsent(how)) => Setback::Unsent(how.to_string()),
+            (None, error) => self.setback(error, delivery),
         }
     }
 
@@ -79,15 +82,15 @@ impl Outgoing {
             CallError::Refused(shape) if matches!(shape.fault(), Fault::Unavailable { .. }) => {
                 Setback::Lost(shape.message)
             }
-            CallError::Lost(_) | CallError::Deadline => self.setback(error, delivery),
+            CallError::Lost(_) | CallError::Unsent(_) | CallError::Deadline => self.setback(error, delivery),
             other => Setback::Final(self.give_up(&other.to_string(), delivery)),
         }
     }
 
-    /// What a request without a good answer means for this message.
+    /// What a request without a good answer means for this message, which has left.
     pub(crate) fn setback(&self, error: CallError, delivery: &mut Delivery<'_>) -> Setback {
         match error {
-            CallError::Lost(how) => Setback::Lost(how.to_string()),
+            CallError::Lost(how) | CallError::Unsent(how) => Setback::Lost(how.to_string()),
             // It was answered, so it arrived; what the answer says has to be looked up.
             CallError::Decode(error) => Setback::Lost(format!("an answer that makes no sense: {error}")),
             CallError::Deadline => Setback::Deadline,

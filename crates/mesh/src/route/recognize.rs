@@ -72,7 +72,9 @@ async fn ask(peer: &Peer, client: &Client, deadline: Instant) -> Result<Option<G
     let failed = |source| Err(peer.failed(source));
     match client.call(&GatewayIdentityGet {}, deadline).await {
         Ok(identity) => Ok(Some(identity).filter(|identity| !identity.device_id.is_empty())),
-        Err(CallError::Lost(how)) => failed(ConnectError::Lost { step: Step::Auth, how }),
+        Err(CallError::Lost(how) | CallError::Unsent(how)) => {
+            failed(ConnectError::Lost { step: Step::Auth, how })
+        }
         Err(CallError::Deadline) => failed(ConnectError::Deadline(Step::Auth)),
         Err(CallError::Refused(shape)) => match shape.fault() {
             Fault::Unavailable { .. } => failed(ConnectError::Refused(shape)),

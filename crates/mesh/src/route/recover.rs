@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use openclaw_client::Client;
 
 use super::look::{self, Attempt, LOOK_AGAIN, Sign, look, next_run_id, pause};
-use super::{Delivery, Outgoing, Setback, agent, deliver, gateway};
+use super::{Delivery, Outgoing, Setback, agent, deliver};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
+use crate::pool::Line;
 use crate::progress::{Observer, Progress};
 use crate::record::State;
 use crate::registry::Via;
@@ -27,39 +28,39 @@ pub(crate) async fn resume(
     peer: &Peer,
     message: &mut Outgoing,
     mut attempt: Attempt,
-    line: &mut Option<Client>,
+    line: &mut Line,
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
     let mut reason = "the connection was lost".to_owned();
     loop {
-        let client = match line {
-            Some(client) => client,
-            None => match gateway::connect_patiently(mesh, peer, message.deadline).await {
-                Ok(client) => line.insert(client),
-                // The message may have arrived: that nobody answers now does not make it unsent.
-                Err(error) if !error.bars_us() => {
-                    let reason = format!("{reason}; then {error}");
-                    return Err(Setback::Final(message.give_up(&reason, delivery)));
+        let client = match line.client(mesh, peer, message.deadline, true).await {
+            Ok(client) => client,
+            // The message may have arrived: that nobody answers now does not make it unsent.
+            Err(error) if !error.bars_us() => {
+                let reason = format!("{reason}; then {error}");
+                return Err(Setback::Final(message.give_up(&reason, delivery)));
+            }
+            Err(error) => {
+                // Waiting longer would not help: what has to be mended is our access.
+                if !delivery.state().is_confirmed() {
+                    delivery.finished(State::Unknown);
                 }
-                Err(error) => {
-                    // Waiting longer would not help: what has to be mended is our access.
-                    if !delivery.state().is_confirmed() {
-                        delivery.finished(State::Unknown);
-                    }
-                    return Err(Setback::Final(error));
-                }
-            },
+                return Err(Setback::Final(error));
+            }
         };
         // What the message went to before is what decides, not what answers now.
         delivery.reached(None);
         observer.progress(Progress::Reached);
         match follow(client, message, &mut attempt, delivery, observer).await {
-            Err(Setback::Deadline) => return Err(Setback::Final(message.give_up(&reason, delivery))),
-            Err(Setback::Lost(how)) => {
+            Err(Setback::Deadline) => {
+                line.retire();
+                return Err(Setback::Final(message.give_up(&reason, delivery)));
+            }
+            Err(Setback::Lost(how) | Setback::Unsent(how)) => {
                 delivery.lost(&how);
                 reason = how;
-                *line = None;
+                line.lose();
                 // A gateway that lets us in and dies each time is not to be asked without a break.
                 if pause(LOOK_AGAIN, message.deadline).await.is_err() {
                     return Err(Setback::Final(message.give_up(&reason, delivery)));

@@ -15,3 +15,5 @@ mod sending;
 mod team;
 mod trusting;
 mod turned_away;
+mod warm;
+mod warm_cuts;

@@ -39,10 +39,17 @@ pub struct McpArgs {
 }
 
 pub async fn run(args: &McpArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let server = Server::new(super::open_for_agent(settings, args.insecure)?, settings.timeout.value);
-    if let Some(address) = args.http {
-        return http::serve(address, args.token_file.as_deref(), settings, server, ui).await;
-    }
+    let mesh = super::open_for_agent(settings, args.insecure)?.keeping_connections();
+    let server = Server::new(mesh, settings.timeout.value);
+    let exit = match args.http {
+        Some(address) => http::serve(address, args.token_file.as_deref(), settings, server.clone(), ui).await,
+        None => over_stdio(server.clone()).await,
+    };
+    server.say_goodbye().await;
+    exit
+}
+
+async fn over_stdio(server: Server) -> Result<Exit, CliError> {
     // Whatever else this process has to say must not be on standard output: it belongs to the protocol.
     let running = match server.serve(transport::stdio()).await {
         Ok(running) => running,

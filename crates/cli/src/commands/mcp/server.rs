@@ -38,6 +38,11 @@ impl Server {
     pub(super) fn team(&self) -> Mesh {
         self.mesh.reread()
     }
+
+    /// Ends the connections that were kept.
+    pub async fn say_goodbye(&self) {
+        self.mesh.close_connections().await;
+    }
 }
 
 #[tool_handler(router = self.tools)]

@@ -168,7 +168,7 @@ pub(super) fn call(to: &To, error: &CallError) -> Meaning {
         CallError::Refused(shape) => refused(to, shape),
         CallError::TooLarge { .. } => Meaning(Exit::Policy, "message-too-large", None),
         CallError::Deadline => Meaning(Exit::NoReply, "no-reply-in-time", None),
-        CallError::Lost(_) => Meaning(Exit::Unreachable, "unreachable", None),
+        CallError::Lost(_) | CallError::Unsent(_) => Meaning(Exit::Unreachable, "unreachable", None),
         _ => Meaning(Exit::Failed, "bad-answer", None),
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use openclaw_client::protocol::{ErrorShape, Fault};
-use openclaw_client::{CallError, Client, ConnectError};
+use openclaw_client::{CallError, ConnectError};
 use tokio::time::{Duration, Instant};
 
 use super::{Carried, backoff};
@@ -11,6 +11,7 @@ use crate::error::{MeshError, chain};
 use crate::mesh::Mesh;
 use crate::ops::send::{conclude, see_through};
 use crate::ops::wait::{outgoing, teammate};
+use crate::pool::{Line, Pool};
 use crate::progress::Observer;
 use crate::record::{Record, Reply, State};
 use crate::route::look::Attempt;
@@ -25,14 +26,14 @@ pub(in crate::ops) async fn carry(
     claim: Claim,
     deadline: Instant,
     wait: bool,
-    line: &mut Option<Client>,
+    pool: &Pool,
     observer: &mut dyn Observer,
 ) -> Result<Carried, MeshError> {
     let Claim { stored, lease } = claim;
     let tried = async {
         let (message, tried_before) = outgoing(mesh, &stored, deadline)?;
         let message = Outgoing { wait, ..message };
-        let mut run = Try { mesh, stored: &stored, lease: &lease, message, line, observer };
+        let mut run = Try { mesh, stored: &stored, lease: &lease, message, line: pool.line(), observer };
         run.once(tried_before).await
     };
     let result = tokio::select! {
@@ -61,7 +62,7 @@ struct Try<'a> {
     stored: &'a Stored,
     lease: &'a Lease,
     message: Outgoing,
-    line: &'a mut Option<Client>,
+    line: Line,
     observer: &'a mut dyn Observer,
 }
 
@@ -96,7 +97,7 @@ impl Try<'_> {
             Err(error) if is_local(&error) => return Err(error),
             other => other,
         };
-        match after(&delivery, result.as_ref().err(), self.line.is_some()) {
+        match after(&delivery, result.as_ref().err(), self.line.is_up()) {
             After::Over => {
                 let record = conclude(self.message.clone(), self.stored.record.bytes, delivery, result).await;
                 Ok(Carried { record, next_try_at: None })
@@ -117,7 +118,7 @@ impl Try<'_> {
         tried_before: Option<Attempt>,
         delivery: &mut Delivery<'_>,
     ) -> Result<(), MeshError> {
-        let (message, line, observer) = (&mut self.message, &mut *self.line, &mut *self.observer);
+        let (message, line, observer) = (&mut self.message, &mut self.line, &mut *self.observer);
         match (teammate(self.mesh, self.stored), tried_before) {
             (Ok(peer), before) => {
                 see_through(self.mesh, &peer, message, before, line, delivery, observer).await
