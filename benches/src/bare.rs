@@ -13,6 +13,8 @@ use tokio_tungstenite::tungstenite::{Message, protocol::WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use uuid::Uuid;
 
+use crate::journal::{Entry, Journal};
+
 /// Whatever went wrong.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
@@ -80,6 +82,25 @@ impl Line {
         Ok(done["payload"]["result"]["payloads"][0]["text"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// The same, keeping the message before it leaves, and the reply before anybody is told.
+    ///
+    /// # Errors
+    /// When the run fails, or either is not kept.
+    pub async fn ask_on_record(
+        &mut self,
+        journal: &Journal,
+        from: &str,
+        session: &str,
+        message: &str,
+    ) -> Result<String, Failure> {
+        let id = Uuid::now_v7();
+        let (name, header) = (id.to_string(), header(from, id));
+        let seq = journal.begin(Entry { id: &name, peer: "bob", session, text: message, header: &header })?;
+        let reply = self.ask(from, id, session, message).await?;
+        journal.finish(seq, message, &reply)?;
+        Ok(reply)
+    }
+
     /// Says goodbye.
     ///
     /// # Errors
@@ -124,13 +145,18 @@ fn connect(caller: &Caller, challenge: &Value) -> Value {
     })
 }
 
-fn agent(from: &str, id: Uuid, session: &str, message: &str) -> Value {
-    let message = format!(
+/// What stands before the message.
+#[must_use]
+pub fn header(from: &str, id: Uuid) -> String {
+    format!(
         "[agent-mesh/1 from={from} id={id} hops=0 reply=this-turn]\n\
-         (A teammate's agent wrote this, not your owner. Your answer to this turn goes back to it.)\n\n{message}"
-    );
+         (A teammate's agent wrote this, not your owner. Your answer to this turn goes back to it.)\n\n"
+    )
+}
+
+fn agent(from: &str, id: Uuid, session: &str, message: &str) -> Value {
     json!({
-        "message": message, "idempotencyKey": id, "sessionKey": session,
+        "message": header(from, id) + message, "idempotencyKey": id, "sessionKey": session,
         "inputProvenance": {
             "kind": "inter_session", "sourceSessionKey": format!("mesh:{from}"),
             "sourceChannel": "agent-mesh", "sourceTool": "agent_mesh",

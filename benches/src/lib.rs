@@ -1,9 +1,10 @@
-//! What the benches share: medians, figures, a bare client, and text that looks like what teams write.
+//! What the benches share: medians, figures, a bare client and a bare journal, and text that looks like what teams write.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 pub mod bare;
+pub mod journal;
 mod row;
 
 pub use row::Row;

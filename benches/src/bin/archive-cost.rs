@@ -1,25 +1,28 @@
 //! What the archive costs: search and listing in a large one, and what the journal adds to a send.
 //!
 //! `cargo run --release -p agent-mesh-benches --bin archive-cost [-- --messages N --dir FOLDER --slack X | --strict]`
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+//! Rows of `./bench` on stdout, tables that say more on stderr.
+#![allow(clippy::print_stderr)]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use agent_mesh_benches::{Judge, Spread, Writer, ms, spread};
+use agent_mesh_benches::journal::{Entry, Journal};
+use agent_mesh_benches::{Judge, Row, Spread, Writer, ms, spread};
 use agent_team_mesh::archive::{Allowance, Archive, Direction, Filter, NewMessage, Step};
 use agent_team_mesh::guard::{Rules, Speaker};
 use agent_team_mesh::record::{State, To};
 use agent_team_mesh::registry::Via;
 use clap::Parser;
 use futures_util::future::join_all;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use uuid::Uuid;
 
 type Failure = Box<dyn Error>;
 
+const COMMAND: &str = "target/release/archive-cost";
 const PEERS: u64 = 50;
 const REPEATS: usize = 25;
 const SENDS: usize = 400;
@@ -57,13 +60,13 @@ async fn main() -> Result<ExitCode, Failure> {
     fill(&large, args.messages).await?;
     reads(&large, &mut judge).await?;
     let small = temporary.path().join("small.db");
-    println!(
+    eprintln!(
         "\n## What the journal adds to a send ({SENDS} sends, each beside two commits of the same rows by bare rusqlite, synchronous=FULL)\n"
     );
-    println!(
+    eprintln!(
         "| archive | open | begin | leave | finish | all three, median / p99 | bare rusqlite, median / p99 | ratio | must hold: open and all three <= 1 ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    eprintln!("|---|---|---|---|---|---|---|---|---|");
     journal("empty", &small, &mut judge).await?;
     journal(&format!("{} messages", args.messages), &large, &mut judge).await?;
     limits(temporary.path()).await?;
@@ -143,16 +146,16 @@ async fn fill(path: &Path, messages: usize) -> Result<(), Failure> {
     })?;
     drop(connection);
     std::fs::rename(&unfinished, path)?;
-    println!("filled with {messages} messages in {:.0} s\n", start.elapsed().as_secs_f64());
+    eprintln!("filled with {messages} messages in {:.0} s\n", start.elapsed().as_secs_f64());
     Ok(())
 }
 
 async fn reads(path: &Path, judge: &mut Judge) -> Result<(), Failure> {
     let archive = Archive::open(path)?;
     let bytes = std::fs::metadata(path)?.len();
-    println!("## Reading, {} MB on disk, {REPEATS} times each, the newest 50\n", bytes / 1_000_000);
-    println!("| read | hits | first | median | p99 | must hold |");
-    println!("|---|---|---|---|---|---|");
+    eprintln!("## Reading, {} MB on disk, {REPEATS} times each, the newest 50\n", bytes / 1_000_000);
+    eprintln!("| read | hits | first | median | p99 | must hold |");
+    eprintln!("|---|---|---|---|---|---|");
     let search = |words: &str| Filter { search: Some(words.to_owned()), ..Filter::default() };
     let with = |peer: &str| Filter { peer: Some(peer.to_owned()), ..Filter::default() };
     let cases = [
@@ -188,13 +191,17 @@ async fn reads(path: &Path, judge: &mut Judge) -> Result<(), Failure> {
         let Spread { median, p99 } = spread(times);
         let hits = hits(path, &filter)?;
         let verdict = judge.verdict(what, median, limit);
-        println!(
+        eprintln!(
             "| {what} | {hits} | {} | {} | {} | {} ms: {verdict} |",
             ms(first),
             ms(median),
             ms(p99),
             limit.as_millis()
         );
+        Row::new("archive", what, COMMAND, median.as_secs_f64() * 1e3, "ms")
+            .must_hold(format!("at most {} ms", limit.as_millis()), median <= limit)
+            .note(format!("{hits} hits; the first time {} ms, p99 {}", ms(first), ms(p99)))
+            .print();
     }
     Ok(())
 }
@@ -217,10 +224,7 @@ fn hits(path: &Path, filter: &Filter) -> Result<String, Failure> {
 async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failure> {
     drop(Archive::open(path)?);
     // Somebody else has it open meanwhile (an `outbox run`, a `log --follow`): opening finds a WAL that is there.
-    let bare = Connection::open(path)?;
-    bare.busy_timeout(Duration::from_secs(5))?;
-    bare.pragma_update(None, "journal_mode", "WAL")?;
-    bare.pragma_update(None, "synchronous", "FULL")?;
+    let bare = Journal::open(path)?;
     let mut opens = Vec::new();
     for _ in 0..50 {
         let start = Instant::now();
@@ -266,7 +270,7 @@ async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failu
     let ratio = sum.median.as_secs_f64() / bare.median.as_secs_f64();
     let added = open.median + sum.median;
     let verdict = judge.verdict(&format!("the journal of a send, {name}"), added, JOURNAL);
-    println!(
+    eprintln!(
         "| {name} | {} | {} | {} | {} | {} / {} | {} / {} | {ratio:.2} | {}: {verdict} |",
         ms(open.median),
         ms(begin.median),
@@ -278,6 +282,11 @@ async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failu
         ms(bare.p99),
         ms(added)
     );
+    Row::new("archive", format!("a send's journal, {name}"), COMMAND, sum.median.as_secs_f64() * 1e3, "ms")
+        .beside("the same rows in two commits by bare rusqlite", bare.median.as_secs_f64() * 1e3)
+        .must_hold("at most 1 ms with opening it", added <= JOURNAL)
+        .note(format!("opening it {} ms", ms(open.median)))
+        .print();
     Ok(())
 }
 
@@ -287,11 +296,11 @@ fn within(rules: Rules, speaker: Speaker) -> Allowance {
 
 /// What counting adds to `begin`, the more was said: up to a limit that many messages come close to.
 async fn limits(folder: &Path) -> Result<(), Failure> {
-    println!(
+    eprintln!(
         "\n## What the limits add to a begin, {REPEATS} times each, nothing said twice, all by an agent to one peer\n"
     );
-    println!("| said in the last day | begin without limits | begin within them | added |");
-    println!("|---|---|---|---|");
+    eprintln!("| said in the last day | begin without limits | begin within them | added |");
+    eprintln!("|---|---|---|---|");
     let much = u32::MAX;
     for said in [0, 100, 5_000] {
         let archive = Archive::open(&folder.join(format!("limits-{said}.db")))?;
@@ -320,42 +329,22 @@ async fn limits(folder: &Path) -> Result<(), Failure> {
             with.push(start.elapsed());
         }
         let (without, with) = (spread(without).median, spread(with).median);
-        println!("| {said} | {} | {} | {} |", ms(without), ms(with), ms(with.saturating_sub(without)));
+        eprintln!("| {said} | {} | {} | {} |", ms(without), ms(with), ms(with.saturating_sub(without)));
     }
     Ok(())
 }
 
 /// The same rows in the same two commits, by nothing but SQLite.
-fn bare_send(db: &Connection, message: &NewMessage, reply: &str) -> Result<Duration, rusqlite::Error> {
-    const INDEX: &str = "INSERT OR REPLACE INTO search (rowid, words) VALUES (?1, ?2)";
-    const EVENT: &str = "INSERT INTO events (message, at, step) VALUES (?1, 1, ?2)";
+fn bare_send(db: &Journal, message: &NewMessage, reply: &str) -> Result<Duration, rusqlite::Error> {
     let start = Instant::now();
-    db.execute_batch("BEGIN IMMEDIATE")?;
-    db.prepare_cached(
-        "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,
-            created_at, sent_at) VALUES (?1, 'out', ?2, ?3, 'agent', ?4, ?5, ?6, ?7, 90, 'sending', ?1, 1, 1)",
-    )?
-    .execute(params![
-        message.id,
-        message.peer.email_prefix,
-        message.peer.name,
-        message.session,
-        message.thread,
-        message.text,
-        message.header,
-    ])?;
-    let seq = db.last_insert_rowid();
-    db.prepare_cached(INDEX)?.execute(params![seq, message.text])?;
-    db.prepare_cached(EVENT)?.execute(params![seq, "sending"])?;
-    db.execute_batch("COMMIT")?;
-    let begin = start.elapsed();
-
-    let start = Instant::now();
-    db.execute_batch("BEGIN IMMEDIATE")?;
-    db.prepare_cached("UPDATE messages SET finished_at = 2, state = 'replied', reply = ?2 WHERE seq = ?1")?
-        .execute(params![seq, reply])?;
-    db.prepare_cached(INDEX)?.execute(params![seq, format!("{}\n{reply}", message.text)])?;
-    db.prepare_cached(EVENT)?.execute(params![seq, "replied"])?;
-    db.execute_batch("COMMIT")?;
-    Ok(begin + start.elapsed())
+    let entry = Entry {
+        id: &message.id,
+        peer: &message.peer.email_prefix,
+        session: &message.session,
+        text: &message.text,
+        header: &message.header,
+    };
+    let seq = db.begin(entry)?;
+    db.finish(seq, &message.text, reply)?;
+    Ok(start.elapsed())
 }

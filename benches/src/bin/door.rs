@@ -2,7 +2,7 @@
 //! many `agent` calls a second it answers. The server is a process of its own, started here; this process is the clients.
 //!
 //! `door AGENT-MESH [--idle 10000] [--busy 64] [--seconds 5]`. Both processes need a file a connection: `ulimit -n 20000`.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+//! The figures are rows of `./bench`.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_mesh_benches::Row;
 use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -51,23 +52,32 @@ fn main() -> Result<ExitCode, Failure> {
 async fn measure(args: &Args) -> Result<ExitCode, Failure> {
     let home = tempfile::tempdir()?;
     let door = Door::open(&args.agent_mesh, home.path())?;
+    let row = |what: String, value: f64, unit: &str| {
+        Row::new("door", what, "target/release/door target/release/agent-mesh", value, unit)
+    };
+    let mib = |kib: u64| kib as f64 / 1024.0;
     let alone = door.resident()?;
-    println!("nobody there: {alone} KiB resident (at most 20480)");
+    let small = alone * 1024 <= 20_000_000;
+    row("resident, nobody there".to_owned(), mib(alone), "MiB").must_hold("at most 20 MB", small).print();
 
     let calls = talk(&door, args.busy, Duration::from_secs(args.seconds)).await?;
-    println!("{} connections: {calls:.0} agent calls a second (at least 5000)", args.busy);
+    let fast = calls >= 5_000.0;
+    row(format!("echo `agent` calls over {} connections", args.busy), calls, "a second")
+        .must_hold("at least 5,000", fast)
+        .print();
 
     let before = door.resident()?;
     let start = Instant::now();
     let idle = crowd(&door, args.idle).await?;
     let with = door.resident()?;
     let each = (with.saturating_sub(before)) as f64 / idle.len().max(1) as f64;
-    println!(
-        "{} idle connections after {:.1} s: {with} KiB resident, {each:.1} KiB each (at most 256000)",
-        idle.len(),
-        start.elapsed().as_secs_f64()
-    );
-    let holds = alone <= 20 * 1024 && calls >= 5_000.0 && with <= 250 * 1024;
+    let lean = with * 1024 <= 250_000_000;
+    row(format!("resident, {} idle authenticated connections", idle.len()), mib(with), "MiB")
+        .beside("nobody there", mib(alone))
+        .must_hold("at most 250 MB", lean)
+        .note(format!("{each:.1} KiB each; all in after {:.1} s", start.elapsed().as_secs_f64()))
+        .print();
+    let holds = small && fast && lean;
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -3,7 +3,7 @@
 //! with one agent a line (name, address, token, `online` or `black-hole`). Then it says `ready` on stdout, and stays until
 //! its standard input ends.
 //!
-//! `fleet FOLDER --agents 10000 [--black-holes PERCENT]`. An agent costs two descriptors when it is called, so there is
+//! `fleet FOLDER --agents 10000 [--black-holes PERCENT] [--port PORT]`. An agent costs two descriptors when it is called, so there is
 //! one process for every 5,000 of them: this one starts itself again as often as needed.
 #![allow(clippy::print_stdout)]
 
@@ -44,6 +44,9 @@ struct Args {
     /// So many of a hundred have a full queue and never accept: who connects hears nothing
     #[arg(long, default_value_t = 0, value_name = "PERCENT")]
     black_holes: usize,
+    /// All on this port, instead of a free one each
+    #[arg(long, default_value_t = 0)]
+    port: u16,
     /// Be the agents from this number on, and print them
     #[arg(long, hide = true)]
     from: Option<usize>,
@@ -67,7 +70,7 @@ fn muster(args: &Args) -> Result<(), Failure> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg(&args.folder)
             .args(["--agents", &agents.to_string(), "--from", &from.to_string()])
-            .args(["--black-holes", &args.black_holes.to_string()])
+            .args(["--black-holes", &args.black_holes.to_string(), "--port", &args.port.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -122,11 +125,12 @@ async fn be_agents(from: usize, args: &Args) -> Result<(), Failure> {
     let mut holes = JoinSet::new();
     for number in from..from + args.agents {
         if number * args.black_holes % 100 < args.black_holes {
-            holes.spawn(async move { black_hole(number).await.map(|hole| (number, hole)) });
+            let address = address(number, args.port);
+            holes.spawn(async move { black_hole(address).await.map(|hole| (number, hole)) });
             continue;
         }
         let token = secret();
-        let gateway = Gateway::bind(config(number, &token)?).await?;
+        let gateway = Gateway::bind(config(address(number, args.port), &name(number), &token)?).await?;
         lines.push(format!("{} {} {token} online", name(number), gateway.local_addr()));
         tokio::spawn(gateway.run(std::future::pending()));
     }
@@ -143,17 +147,12 @@ async fn be_agents(from: usize, args: &Args) -> Result<(), Failure> {
     std::process::exit(0)
 }
 
-fn config(number: usize, token: &str) -> Result<Config, Failure> {
+fn config(address: SocketAddr, name: &str, token: &str) -> Result<Config, Failure> {
     let seed: [u8; 32] = Sha256::digest(secret()).into();
     let public = SigningKey::from_bytes(&seed).verifying_key();
     let device_id = Sha256::digest(public.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     let identity = GatewayIdentity { device_id, public_key: URL_SAFE_NO_PAD.encode(public.as_bytes()) };
-    Ok(Config::new(
-        address(number),
-        SharedToken::new(token)?,
-        identity,
-        Arc::new(EchoAgent::named(&name(number))),
-    ))
+    Ok(Config::new(address, SharedToken::new(token)?, identity, Arc::new(EchoAgent::named(name))))
 }
 
 /// Sorts as its number does.
@@ -161,11 +160,11 @@ fn name(number: usize) -> String {
     format!("agent-{number:05}")
 }
 
-/// Its own address, and any free port there.
-fn address(number: usize) -> SocketAddr {
+/// Its own address; port 0 is a free one there.
+fn address(number: usize, port: u16) -> SocketAddr {
     let part = |of: usize| u8::try_from(of).unwrap_or(u8::MAX);
     let ip = Ipv4Addr::new(127, part(1 + number / 62_500), part(number / 250 % 250), part(1 + number % 250));
-    (ip, 0).into()
+    (ip, port).into()
 }
 
 fn secret() -> String {
@@ -173,9 +172,9 @@ fn secret() -> String {
 }
 
 /// Somebody who is not there, as a firewall or a sleeping laptop is not: with its queue full, the kernel drops what knocks.
-async fn black_hole(number: usize) -> Result<TcpListener, Failure> {
+async fn black_hole(address: SocketAddr) -> Result<TcpListener, Failure> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(address(number))?;
+    socket.bind(address)?;
     let listener = socket.listen(1)?;
     let address = listener.local_addr()?;
     // Who hangs up keeps his place in the queue.

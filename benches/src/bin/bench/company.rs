@@ -19,6 +19,13 @@ pub struct Company {
     black_holes: Vec<Agent>,
 }
 
+/// How many never answer.
+#[derive(Debug, Clone, Copy)]
+pub enum BlackHoles {
+    None,
+    ATenth,
+}
+
 /// One of them.
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -28,13 +35,25 @@ pub struct Agent {
 }
 
 impl Company {
-    /// So many who answer, and so many who do not.
-    pub fn open(places: &Places, online: usize, black_holes: usize) -> Result<Self, Failure> {
+    /// At least so many who answer; where a tenth is to be silent, a ninth of that comes on top of them.
+    pub fn open(places: &Places, online: usize, black_holes: BlackHoles) -> Result<Self, Failure> {
+        let (all, percent) = match black_holes {
+            BlackHoles::None => (online, 0),
+            BlackHoles::ATenth => ((online * 10).div_ceil(9), 10),
+        };
+        Self::start(places, &["--agents", &all.to_string(), "--black-holes", &percent.to_string()])
+    }
+
+    /// So many who answer, all on this port.
+    pub fn on_port(places: &Places, online: usize, port: u16) -> Result<Self, Failure> {
+        Self::start(places, &["--agents", &online.to_string(), "--port", &port.to_string()])
+    }
+
+    fn start(places: &Places, args: &[&str]) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let mut process = Command::new(places.bench("fleet"))
             .arg(folder.path())
-            .args(["--agents", &(online + black_holes).to_string()])
-            .args(["--black-holes", &(100 * black_holes).div_ceil((online + black_holes).max(1)).to_string()])
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

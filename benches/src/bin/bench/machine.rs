@@ -67,7 +67,7 @@ pub fn load() -> f64 {
 }
 
 /// The first line of what a command says, if it says anything.
-fn said(command: &str, args: &[&str], folder: &Path) -> Option<String> {
+pub fn said(command: &str, args: &[&str], folder: &Path) -> Option<String> {
     let output = Command::new(command).args(args).current_dir(folder).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.lines().next().map(str::to_owned)

@@ -17,6 +17,7 @@ mod parts;
 mod places;
 mod recorded;
 mod report;
+mod warm;
 
 use parts::Part;
 use places::Places;
@@ -46,12 +47,13 @@ struct Args {
     /// Print, and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    places: Places,
 }
 
 fn main() -> Result<ExitCode, Failure> {
     let args = Args::parse();
-    let places = Places::of_environment()?;
-    if args.short { short(&places, &args) } else { full(&places, &args) }
+    if args.short { short(&args.places, &args) } else { full(&args.places, &args) }
 }
 
 /// Measures; what did not hold is in the table and no failure: the table is for people to judge.

@@ -1,36 +1,27 @@
 //! Where the binaries are.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
-use agent_mesh_benches::bare::Failure;
+use clap::Args;
 
-/// The project, and what was built of it.
-#[derive(Debug)]
+/// The project, and what was built of it: the script `./bench` says so in the environment.
+#[derive(Debug, Args)]
 pub struct Places {
-    /// The folder with `bench` in it.
+    /// The folder with `bench` in it
+    #[arg(long, env = "BENCH_ROOT", hide = true)]
     pub root: PathBuf,
-    /// The product.
+    /// The product
+    #[arg(long, env = "AGENT_MESH_BIN", hide = true)]
     pub agent_mesh: PathBuf,
-    /// The folder of the benches' own programs.
+    /// The folder of the benches' own programs
+    #[arg(long, env = "BENCH_BIN", hide = true)]
     bench_bin: PathBuf,
-    /// The bash skill's script, where it is at hand.
+    /// The bash skill's script, where it is at hand
+    #[arg(long, env = "BASH_SKILL", value_name = "FILE")]
     pub bash_skill: Option<PathBuf>,
 }
 
 impl Places {
-    /// As `./bench` found them.
-    pub fn of_environment() -> Result<Self, Failure> {
-        let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let needed = |name| path(name).ok_or_else(|| format!("{name} is not set: start ./bench instead"));
-        Ok(Self {
-            root: env::current_dir()?,
-            agent_mesh: needed("AGENT_MESH_BIN")?,
-            bench_bin: needed("BENCH_BIN")?,
-            bash_skill: path("BASH_SKILL"),
-        })
-    }
-
     /// One of the benches' own programs.
     pub fn bench(&self, name: &str) -> String {
         text(&self.bench_bin.join(name))

@@ -4,7 +4,7 @@ use agent_mesh_benches::Row;
 use agent_mesh_benches::bare::Failure;
 
 use crate::Size;
-use crate::company::{Company, Home};
+use crate::company::{BlackHoles, Company, Home};
 use crate::measure::{Cost, Work, interleaved, median_of, pair_by_pair};
 use crate::places::Places;
 
@@ -36,7 +36,7 @@ pub fn rows(places: &Places, size: Size) -> Result<Vec<Row>, Failure> {
         Size::Short => &[Team { peers: 100, rounds: 7 }],
     };
     let most = teams.iter().map(|team| team.peers).max().unwrap_or_default();
-    let company = Company::open(places, most, 0)?;
+    let company = Company::open(places, most, BlackHoles::None)?;
     let found: Vec<Found> =
         teams.iter().map(|team| measure(places, &company, team)).collect::<Result<_, _>>()?;
     let mut rows: Vec<Row> = found.iter().flat_map(Found::rows).collect();

@@ -5,7 +5,7 @@ use agent_mesh_benches::bare::Failure;
 use serde_json::Value;
 
 use crate::Size;
-use crate::company::{Company, Home};
+use crate::company::{BlackHoles, Company, Home};
 use crate::measure::{Cost, Work, interleaved, median_of, pair_by_pair};
 use crate::places::Places;
 
@@ -28,7 +28,8 @@ pub fn rows(places: &Places, size: Size) -> Result<Vec<Row>, Failure> {
         Size::Short => &[Team { online: 300, rounds: 7, limit: None }],
     };
     let most = teams.iter().map(|team| team.online).max().unwrap_or_default();
-    let company = Company::open(places, most, if size == Size::Full { most / 9 } else { 0 })?;
+    let company =
+        Company::open(places, most, if size == Size::Full { BlackHoles::ATenth } else { BlackHoles::None })?;
     let mut rows = Vec::new();
     for team in teams {
         let home = company.home(team.online, 0)?;

@@ -1,0 +1,76 @@
+//! The least a program can do to keep a message and its answer: the rows of the archive, in two commits, by nothing but
+//! SQLite. As sure as the archive: the message is on the disk before it leaves, and its end before anybody is told.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, Error, params};
+
+const INDEX: &str = "INSERT OR REPLACE INTO search (rowid, words) VALUES (?1, ?2)";
+const EVENT: &str = "INSERT INTO events (message, at, step) VALUES (?1, 1, ?2)";
+
+/// A connection to an archive.
+#[derive(Debug)]
+pub struct Journal(Connection);
+
+/// What is kept of a message before it leaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// To whom.
+    pub peer: &'a str,
+    /// In which session.
+    pub session: &'a str,
+    /// Its words.
+    pub text: &'a str,
+    /// And what stands before them.
+    pub header: &'a str,
+}
+
+impl Journal {
+    /// Opens the archive, which is there: its tables are made by agent-mesh.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        Ok(Self(connection))
+    }
+
+    /// Keeps a message, and says under which number.
+    ///
+    /// # Errors
+    /// When it is not kept.
+    pub fn begin(&self, entry: Entry<'_>) -> Result<i64, Error> {
+        const MESSAGE: &str = "INSERT INTO messages (id, direction, peer, peer_name, via, session, text, header, bytes, state,
+            run_id, created_at, sent_at) VALUES (?1, 'out', ?2, ?2, 'agent', ?3, ?4, ?5, 90, 'sending', ?1, 1, 1)";
+        let db = &self.0;
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let values = params![entry.id, entry.peer, entry.session, entry.text, entry.header];
+        db.prepare_cached(MESSAGE)?.execute(values)?;
+        let seq = db.last_insert_rowid();
+        db.prepare_cached(INDEX)?.execute(params![seq, entry.text])?;
+        db.prepare_cached(EVENT)?.execute(params![seq, "sending"])?;
+        db.execute_batch("COMMIT")?;
+        Ok(seq)
+    }
+
+    /// Keeps the answer.
+    ///
+    /// # Errors
+    /// When it is not kept.
+    pub fn finish(&self, seq: i64, text: &str, reply: &str) -> Result<(), Error> {
+        const REPLY: &str =
+            "UPDATE messages SET finished_at = 2, state = 'replied', reply = ?2 WHERE seq = ?1";
+        let db = &self.0;
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        db.prepare_cached(REPLY)?.execute(params![seq, reply])?;
+        db.prepare_cached(INDEX)?.execute(params![seq, format!("{text}\n{reply}")])?;
+        db.prepare_cached(EVENT)?.execute(params![seq, "replied"])?;
+        db.execute_batch("COMMIT")
+    }
+}
