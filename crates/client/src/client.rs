@@ -1,7 +1,7 @@
 //! The handle to a connection that stands.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use openclaw_protocol::connect::Hello;
 use openclaw_protocol::frame::encode_request;
@@ -30,7 +30,7 @@ pub struct Client {
 struct Shared {
     hello: Hello,
     commands: mpsc::UnboundedSender<Command>,
-    events: broadcast::Sender<GatewayEvent>,
+    events: Arc<Publisher>,
     next_id: AtomicU64,
     life: Arc<Life>,
 }
@@ -53,6 +53,10 @@ impl GatewayEvent {
         serde_json::from_str(self.payload.get())
     }
 }
+
+/// Where events go, once somebody asked for them: its 1,024 places are the largest part of a connection, and most
+/// connections never need one.
+pub(crate) type Publisher = OnceLock<broadcast::Sender<GatewayEvent>>;
 
 /// The events from the moment of subscription on.
 pub struct Events(broadcast::Receiver<GatewayEvent>);
@@ -102,9 +106,11 @@ impl Drop for Pending {
 impl Client {
     pub(crate) fn start_driver(socket: Socket, hello: Hello) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        let (events, _) = broadcast::channel(1024);
+        let events = Arc::<Publisher>::default();
         let life = Arc::new(Life::new());
-        tokio::spawn(Driver::new(socket, &hello.policy, received, events.clone(), Arc::clone(&life)).run());
+        tokio::spawn(
+            Driver::new(socket, &hello.policy, received, Arc::clone(&events), Arc::clone(&life)).run(),
+        );
         Self { shared: Arc::new(Shared { hello, commands, events, next_id: AtomicU64::new(1), life }) }
     }
 
@@ -130,7 +136,7 @@ impl Client {
     /// The gateway's events from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events(self.shared.events.subscribe())
+        Events(self.shared.events.get_or_init(|| broadcast::channel(1024).0).subscribe())
     }
 
     /// Calls a method and waits for its answer.

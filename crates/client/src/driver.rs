@@ -11,11 +11,11 @@ use openclaw_protocol::frame::{Event, Response};
 use openclaw_protocol::{ErrorShape, Frame};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::client::GatewayEvent;
+use crate::client::{GatewayEvent, Publisher};
 use crate::dial::Socket;
 use crate::error::Lost;
 use crate::life::Life;
@@ -49,7 +49,7 @@ struct Waiter {
 pub(crate) struct Driver {
     socket: Socket,
     commands: mpsc::UnboundedReceiver<Command>,
-    events: broadcast::Sender<GatewayEvent>,
+    events: Arc<Publisher>,
     life: Arc<Life>,
     waiters: HashMap<u64, Waiter>,
     /// Something was written to the socket's buffer and is not on its way yet.
@@ -63,7 +63,7 @@ impl Driver {
         socket: Socket,
         policy: &Policy,
         commands: mpsc::UnboundedReceiver<Command>,
-        events: broadcast::Sender<GatewayEvent>,
+        events: Arc<Publisher>,
         life: Arc<Life>,
     ) -> Self {
         Self {
@@ -180,9 +180,10 @@ impl Driver {
 
     fn publish(&self, event: &Event<'_>) {
         // Copied only for somebody: a busy gateway sends far more events than anybody reads.
-        let (Some(payload), true) = (event.payload, self.events.receiver_count() > 0) else { return };
+        let Some(events) = self.events.get().filter(|events| events.receiver_count() > 0) else { return };
+        let Some(payload) = event.payload else { return };
         let event = GatewayEvent { name: Arc::from(&*event.name), payload: Arc::from(payload.to_owned()) };
-        let _ = self.events.send(event);
+        let _ = events.send(event);
     }
 }
 

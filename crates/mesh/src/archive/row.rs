@@ -79,6 +79,8 @@ pub enum Step {
     Held,
     /// The gateway refused the attempt for now, and started nothing: the message certainly did not arrive.
     TurnedAway(String),
+    /// The connection had ended before the attempt was written: it never left.
+    Unsent(String),
     /// The run entered a phase.
     Phase(String),
     /// The connection was lost; what became of the run has to be looked up.
@@ -103,6 +105,7 @@ impl Step {
             | Self::Accepted
             | Self::Held
             | Self::TurnedAway(_)
+            | Self::Unsent(_)
             | Self::Phase(_)
             | Self::Lost(_) => Survives::Process,
             Self::Finished { state: State::Replied | State::NoReply, .. } => Survives::Process,
@@ -337,6 +340,9 @@ pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqli
     event(db, seq, at, message.state.name(), None)
 }
 
+/// As if the attempt had not left: it certainly started nothing.
+const NEVER_LEFT: &str = "UPDATE messages SET sent_at = NULL, boot_id = NULL WHERE seq = ?1";
+
 fn apply(
     db: &Connection,
     id: &str,
@@ -383,8 +389,12 @@ fn apply(
             event(db, seq, at, "held", None)
         }
         Step::TurnedAway(why) => {
-            update("UPDATE messages SET sent_at = NULL, boot_id = NULL WHERE seq = ?1", &[&seq])?;
+            update(NEVER_LEFT, &[&seq])?;
             event(db, seq, at, "turned-away", Some(why))
+        }
+        Step::Unsent(how) => {
+            update(NEVER_LEFT, &[&seq])?;
+            event(db, seq, at, "unsent", Some(how))
         }
         Step::Phase(phase) => event(db, seq, at, "phase", Some(phase)),
         Step::Lost(how) => event(db, seq, at, "lost", Some(how)),

@@ -460,7 +460,7 @@ async fn attempt(
         match route::deliver(client, message, delivery, observer).await {
             // It ended while it was kept: there is nothing to look for, and the next one is new.
             Err(Setback::Unsent(how)) if line.is_warm() => {
-                delivery.lost(&how);
+                delivery.unsent(&how);
                 line.lose();
             }
             Err(Setback::Lost(how) | Setback::Unsent(how)) => {

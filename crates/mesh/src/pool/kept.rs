@@ -31,7 +31,6 @@ pub(super) struct Kept {
 }
 
 /// What a connection is made on. Any difference makes it another one.
-#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Terms {
     pub prefix: String,
     endpoint: Endpoint,
@@ -58,6 +57,22 @@ impl Terms {
             device: mesh.device()?.id().to_owned(),
             name: mesh.display_name()?,
         })
+    }
+
+    /// All of it but identity and credential, which first contact changes.
+    fn lasting(&self) -> impl PartialEq + '_ {
+        let Self {
+            prefix,
+            endpoint,
+            alternatives,
+            private_only,
+            pin,
+            device,
+            name,
+            identity: _,
+            credential: _,
+        } = self;
+        (prefix, endpoint, alternatives, private_only, pin, device, name)
     }
 }
 
@@ -90,10 +105,8 @@ impl Kept {
     /// Whether a message on these terms may go over it.
     pub fn serves(&self, terms: &Terms) -> bool {
         let Terms { identity, credential, .. } = terms;
-        let made_on =
-            Terms { identity: identity.clone(), credential: credential.clone(), ..self.terms.clone() };
         let granted = |token: &Secret| self.granted.as_ref() == Some(token);
-        made_on == *terms
+        self.terms.lasting() == terms.lasting()
             && (*identity == self.terms.identity || *identity == self.met)
             && (*credential == self.terms.credential
                 || matches!(credential, Credential::Device(token) if granted(token)))

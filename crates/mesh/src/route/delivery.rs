@@ -12,7 +12,7 @@ pub(crate) struct Delivery<'a> {
     state: State,
     /// Whose lease it is carried under: another's steps are not ours to write.
     lease: Option<String>,
-    /// The gateway refused the message itself: it certainly started nothing.
+    /// The gateway refused the message itself, or it never left: it certainly started nothing.
     pub was_turned_away: bool,
     pub receipt: Receipt,
     pub reply: Option<String>,
@@ -56,6 +56,12 @@ impl<'a> Delivery<'a> {
     /// The attempt was refused for now, and started nothing: the message is as if it had not left.
     pub(crate) fn turned_away(&mut self, why: &str) {
         drop(self.note(Step::TurnedAway(why.to_owned())));
+    }
+
+    /// The connection had ended before the attempt was written: the message is as if it had not left, too.
+    pub(crate) fn unsent(&mut self, how: &str) {
+        self.was_turned_away = true;
+        drop(self.note(Step::Unsent(how.to_owned())));
     }
 
     /// The gateway has it, and its owner has to let it run.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use agent_mesh_testkit::{Certificate, Challenge, FakeGateway, Gate, How, Reply, Script, TlsFront};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast};
+use agent_team_mesh::ops::outbox::{Report, flush, send_or_keep};
 use agent_team_mesh::ops::send::{SendRequest, send};
 use agent_team_mesh::progress::{Observer, Progress, Unobserved};
 use agent_team_mesh::record::{Record, State};
@@ -370,6 +371,23 @@ struct Hold {
     begun: watch::Sender<bool>,
 }
 
+impl Hold {
+    fn of(team: &Team) -> (Self, watch::Receiver<bool>) {
+        let archive = rusqlite::Connection::open(team.mesh.archive_path()).unwrap();
+        let (begun, watched) = watch::channel(false);
+        (Self { archive: Arc::new(Mutex::new(archive)), begun }, watched)
+    }
+}
+
+/// Lets the archive write again, when our side has seen that the connection ended.
+async fn release(archive: &Mutex<rusqlite::Connection>) {
+    // The end is there to be read; this is for whoever reads it.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    archive.lock().unwrap().execute_batch("ROLLBACK").unwrap();
+}
+
 impl Observer for Hold {
     fn progress(&mut self, step: Progress<'_>) {
         if matches!(step, Progress::Reached) && !*self.begun.borrow() {
@@ -386,28 +404,53 @@ async fn a_connection_that_ends_just_before_the_message_leaves_makes_nothing_unc
     for via in [Via::Agent, Via::Chat] {
         let (team, bob) = with_bob(Script::new()).await;
         team.ask("one").await;
-        let archive = rusqlite::Connection::open(team.mesh.archive_path()).unwrap();
-        let archive = Arc::new(Mutex::new(archive));
-        let (begun, mut watched) = watch::channel(false);
-        let mut hold = Hold { archive: Arc::clone(&archive), begun };
+        let (mut hold, mut begun) = Hold::of(&team);
+        let archive = Arc::clone(&hold.archive);
         let mut request = SendRequest { via: Some(via), ..message("two", SOON) };
         request.session.thread = Some("new".into());
         let mesh = team.mesh.reread();
         let sent = send(&mesh, mesh.registry().unwrap().find("bob").unwrap(), &request, &mut hold);
         let killed = async {
-            watched.wait_for(|begun| *begun).await.unwrap();
+            begun.wait_for(|begun| *begun).await.unwrap();
             bob.kill().await;
-            // The end is there to be read; this is for whoever reads it.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            archive.lock().unwrap().execute_batch("ROLLBACK").unwrap();
+            release(&archive).await;
         };
         let (record, ()) = tokio::join!(sent, killed);
         let record = record.unwrap();
         assert_eq!(record.state, State::Replied, "{via:?}: {record:?}");
         assert_eq!((bob.connections(), bob.ledger().runs_of_text("two")), (2, 1));
-        let steps = ["sending", "reached", "lost", "reached", "sending", "accepted", "replied"];
+        let steps = ["sending", "reached", "unsent", "reached", "accepted", "replied"];
         assert_eq!(team.steps(&record.id).await, steps, "{via:?}");
     }
+}
+
+/// The same, and nobody is there any more: the message waits, as one that found nobody in the first place.
+#[tokio::test]
+async fn what_did_not_leave_waits_in_the_outbox() {
+    let (team, bob) = with_bob(Script::new()).await;
+    team.ask("one").await;
+    let (mut hold, mut begun) = Hold::of(&team);
+    let archive = Arc::clone(&hold.archive);
+    let mesh = team.mesh.reread();
+    let agent = mesh.registry().unwrap().find("bob").unwrap();
+    let (request, hour) = (message("two", SOON), Duration::from_secs(3600));
+    let kept = send_or_keep(&mesh, agent, &request, hour, &mut hold);
+    let gone = async {
+        begun.wait_for(|begun| *begun).await.unwrap();
+        drop(bob);
+        release(&archive).await;
+    };
+    let (kept, ()) = tokio::join!(kept, gone);
+    let kept = kept.unwrap();
+    assert_eq!((kept.record.state, kept.next_try_at.is_some()), (State::Queued, true), "{kept:?}");
+    let bob = FakeGateway::start(Script::new()).await;
+    team.write_registry(Agent { url: Some(bob.url()), ..Agent::new("Bob", "bob") });
+    let mut states = Vec::new();
+    let mut report = |report| {
+        if let Report::Carried(carried) = report {
+            states.push(carried.record.state);
+        }
+    };
+    flush(&team.mesh.reread(), None, SOON, &mut report).await.unwrap();
+    assert_eq!((states, bob.ledger().runs_of_text("two")), (vec![State::Replied], 1));
 }
