@@ -1,99 +1,32 @@
 //! Flag, environment, file, default: the only reader of the environment and the home folder.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use agent_team_mesh::client::{Endpoint, Secret};
+use agent_team_mesh::client::Endpoint;
 use agent_team_mesh::fallback::ImFallback;
 use agent_team_mesh::guard::Caller;
 use agent_team_mesh::identity::IdentitySources;
 use agent_team_mesh::message::Limits;
 use agent_team_mesh::{Mesh, MeshConfig, OwnGatewayConfig, PlainText};
-use serde::Deserialize;
 
-use crate::args::{GlobalArgs, duration};
-use crate::error::{CliError, Exit};
+use crate::args::GlobalArgs;
+use crate::error::CliError;
 
+mod env;
+mod file;
 pub mod guards;
+mod layers;
+mod secrets;
 pub mod sync;
 pub mod table;
 
-use guards::{GuardSettings, LimitsTable};
+pub use env::Env;
+use env::invalid;
+use file::ConfigFile;
+use guards::GuardSettings;
+use layers::{InFile, Layers, first};
 use sync::SyncEntry;
-use table::About;
-
-/// The environment, taken once.
-pub struct Env {
-    vars: HashMap<OsString, OsString>,
-    args: Vec<OsString>,
-    home: Option<PathBuf>,
-    exe: Option<PathBuf>,
-}
-
-impl Env {
-    /// Of this process.
-    #[allow(clippy::disallowed_methods)] // The one place that may.
-    pub fn of_process() -> Self {
-        Self {
-            vars: std::env::vars_os().collect(),
-            args: std::env::args_os().collect(),
-            home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
-            exe: std::env::current_exe().ok(),
-        }
-    }
-
-    /// Of nobody.
-    fn empty() -> Self {
-        Self { vars: HashMap::new(), args: Vec::new(), home: None, exe: None }
-    }
-
-    pub fn args(&self) -> impl Iterator<Item = OsString> {
-        self.args.clone().into_iter()
-    }
-
-    /// A variable that is set to something.
-    fn get(&self, name: &str) -> Option<&OsStr> {
-        self.vars.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&str>, CliError> {
-        self.get(name).map(|value| value.to_str().ok_or_else(|| invalid(name, "it is not UTF-8"))).transpose()
-    }
-
-    fn flag(&self, name: &str) -> Result<Option<bool>, CliError> {
-        match self.text(name)? {
-            None => Ok(None),
-            Some("1" | "true" | "yes" | "on") => Ok(Some(true)),
-            Some("0" | "false" | "no" | "off") => Ok(Some(false)),
-            Some(_) => Err(invalid(name, "expected 1 or 0")),
-        }
-    }
-
-    /// `NO_COLOR`, whatever its value.
-    pub fn no_color(&self) -> bool {
-        self.get("NO_COLOR").is_some()
-    }
-
-    /// `MESH_JSON`.
-    pub fn json(&self) -> Result<bool, CliError> {
-        Ok(self.flag("MESH_JSON")?.unwrap_or(false))
-    }
-
-    fn xdg(&self, name: &str, fallback: &str) -> PathBuf {
-        // The specification: a relative path there is to be ignored.
-        match self.get(name).map(PathBuf::from).filter(|path| path.is_absolute()) {
-            Some(path) => path,
-            None => self.home.as_deref().unwrap_or(Path::new("")).join(fallback),
-        }
-    }
-}
-
-fn invalid(name: &str, why: &str) -> CliError {
-    CliError::usage(format!("{name}: {why}"))
-}
 
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,28 +46,6 @@ pub enum Source {
 pub struct Setting<T> {
     pub value: T,
     pub source: Source,
-}
-
-/// `config.toml`. Every key is optional; an unknown one is a mistake.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct ConfigFile {
-    registry: Option<PathBuf>,
-    tokens: Option<PathBuf>,
-    policy: Option<PathBuf>,
-    state_dir: Option<PathBuf>,
-    gateway: Option<String>,
-    me: Option<String>,
-    email_domain: Option<String>,
-    im_fallback: Option<PathBuf>,
-    msg_soft_limit: Option<usize>,
-    msg_hard_limit: Option<usize>,
-    timeout: Option<String>,
-    connect_timeout: Option<String>,
-    allow_insecure_private_ws: Option<bool>,
-    queue: Option<bool>,
-    sync: Option<Vec<SyncEntry>>,
-    limits: LimitsTable,
 }
 
 /// All settings, merged.
@@ -162,154 +73,43 @@ pub struct Settings {
     env: Env,
 }
 
-/// The three layers above the defaults.
-struct Layers<'a> {
-    env: &'a Env,
-}
-
-impl Layers<'_> {
-    /// A path: flag, variable, file, default.
-    fn path(
-        &self,
-        about: &About,
-        flag: Option<&PathBuf>,
-        file: Option<PathBuf>,
-        default: impl FnOnce() -> PathBuf,
-    ) -> Setting<PathBuf> {
-        first(about, flag.cloned(), self.env.get(about.env).map(PathBuf::from), file, default)
-    }
-
-    /// A value that a variable spells as text.
-    fn parsed<T: FromStr>(
-        &self,
-        about: &About,
-        file: Option<T>,
-        default: T,
-        expected: &str,
-    ) -> Result<Setting<T>, CliError> {
-        let name = about.env;
-        let env = self.env.text(name)?.map(|text| text.parse::<T>().map_err(|_| invalid(name, expected)));
-        Ok(first(about, None, env.transpose()?, file, || default))
-    }
-
-    fn duration(
-        &self,
-        about: &About,
-        file: Option<InFile<'_>>,
-        default: u64,
-    ) -> Result<Setting<Duration>, CliError> {
-        let env =
-            self.env.text(about.env)?.map(|text| duration(text).map_err(|why| invalid(about.env, &why)));
-        let file = file.map(|InFile(path, text)| {
-            duration(&text).map_err(|why| malformed_config(path, &format!(": {}: {why}", about.name)))
-        });
-        Ok(first(about, None, env.transpose()?, file.transpose()?, || Duration::from_secs(default)))
-    }
-
-    /// A switch: an option without a value.
-    fn switch(&self, about: &About, flag: bool, file: Option<bool>) -> Result<Setting<bool>, CliError> {
-        Ok(first(about, flag.then_some(true), self.env.flag(about.env)?, file, || false))
-    }
-}
-
-/// A value of the settings file that is still text.
-struct InFile<'a>(&'a Path, String);
-
-/// The strongest layer that says anything.
-fn first<T>(
-    about: &About,
-    flag: Option<T>,
-    env: Option<T>,
-    file: Option<T>,
-    default: impl FnOnce() -> T,
-) -> Setting<T> {
-    let option = about.flag.unwrap_or_default();
-    let layers = [(flag, Source::Flag(option)), (env, Source::Env(about.env)), (file, Source::File)];
-    for (value, source) in layers {
-        if let Some(value) = value {
-            return Setting { value, source };
-        }
-    }
-    Setting { value: default(), source: Source::Default }
-}
-
 impl Settings {
     /// Merges the layers.
     pub fn load(args: &GlobalArgs, env: Env) -> Result<Self, CliError> {
-        let config_dir = env.xdg("XDG_CONFIG_HOME", ".config").join("agent-team-mesh");
-        let state_default = env.xdg("XDG_STATE_HOME", ".local/state").join("agent-team-mesh");
+        let folder = env.xdg("XDG_CONFIG_HOME", ".config").join("agent-team-mesh");
         let layers = Layers { env: &env };
         let json = layers.switch(&table::JSON, args.json, None)?;
         let config_file =
-            layers.path(&table::CONFIG, args.config.as_ref(), None, || config_dir.join("config.toml"));
-        let file = read_config(&config_file)?;
-        let in_file = |text| InFile(&config_file.value, text);
+            layers.path(&table::CONFIG, args.config.as_ref(), None, || folder.join("config.toml"));
+        let mut file = file::read(&config_file)?;
         let caller = guards::caller(&env)?;
+        let guards = GuardSettings::load(&env, &config_file.value, &file.limits, caller.speaker())?;
+        let [registry, tokens, policy, state_dir] = places(&layers, args, &mut file, &folder);
+        let [soft_limit, hard_limit] = sizes(&layers, &file)?;
+        let [timeout, connect_timeout] = times(&layers, &mut file, &config_file.value)?;
         Ok(Self {
-            registry: layers.path(&table::REGISTRY, args.registry.as_ref(), file.registry, || {
-                default_registry(&config_dir, &env)
-            }),
-            tokens: layers
-                .path(&table::TOKENS, args.tokens.as_ref(), file.tokens, || config_dir.join("tokens.json")),
-            policy: layers
-                .path(&table::POLICY, args.policy.as_ref(), file.policy, || config_dir.join("policy.toml")),
-            state_dir: layers
-                .path(&table::STATE_DIR, args.state_dir.as_ref(), file.state_dir, || state_default),
-            gateway: gateway(args, &env, file.gateway)?,
-            me: first(
-                &table::ME,
-                args.me.clone().map(Some),
-                env.text(table::ME.env)?.map(|me| Some(me.to_owned())),
-                file.me.map(Some),
-                || None,
-            ),
-            email_domain: layers.parsed(
-                &table::EMAIL_DOMAIN,
-                file.email_domain,
-                "example.com".to_owned(),
-                "",
-            )?,
-            im_fallback: first(
-                &table::IM_FALLBACK,
-                None,
-                env.get(table::IM_FALLBACK.env).map(|path| Some(PathBuf::from(path))),
-                file.im_fallback.map(Some),
-                || None,
-            ),
-            soft_limit: layers.parsed(
-                &table::SOFT_LIMIT,
-                file.msg_soft_limit,
-                4096,
-                "expected a number of bytes",
-            )?,
-            hard_limit: layers.parsed(
-                &table::HARD_LIMIT,
-                file.msg_hard_limit,
-                8192,
-                "expected a number of bytes",
-            )?,
-            timeout: layers.duration(&table::TIMEOUT, file.timeout.map(in_file), 60)?,
-            connect_timeout: layers.duration(
-                &table::CONNECT_TIMEOUT,
-                file.connect_timeout.map(in_file),
-                5,
-            )?,
+            registry,
+            tokens,
+            policy,
+            state_dir,
+            gateway: gateway(&layers, args, file.gateway.take())?,
+            me: layers.text(&table::ME, args.me.clone(), file.me.take())?,
+            email_domain: layers.parsed(&table::EMAIL_DOMAIN, file.email_domain, "example.com".into(), "")?,
+            im_fallback: layers.optional_path(&table::IM_FALLBACK, file.im_fallback.take()),
+            soft_limit,
+            hard_limit,
+            timeout,
+            connect_timeout,
             private_names: layers.switch(&table::PRIVATE_NAMES, false, file.allow_insecure_private_ws)?,
             queue: layers.switch(&table::QUEUE, false, file.queue)?,
-            sync: first(
-                &table::SYNC,
-                None,
-                env.text(table::SYNC.env)?.map(|from| vec![SyncEntry::plain(from)]),
-                file.sync,
-                Vec::new,
-            ),
-            guards: GuardSettings::load(&env, &config_file.value, &file.limits, caller.speaker())?,
+            sync: sync::entries(&layers, file.sync.take())?,
+            guards,
             caller,
             json,
             no_color: first(
                 &table::NO_COLOR,
                 args.no_color.then_some(true),
-                env.no_color().then_some(true),
+                env.set_no_color(),
                 None,
                 || false,
             ),
@@ -392,36 +192,6 @@ impl Settings {
         }
     }
 
-    /// The token of our own gateway, from the environment.
-    fn own_token(&self) -> Result<Option<Secret>, CliError> {
-        Ok(self.own_token_setting()?.value)
-    }
-
-    fn own_token_setting(&self) -> Result<Setting<Option<Secret>>, CliError> {
-        let own = self.secret(&table::GATEWAY_TOKEN)?;
-        if own.value.is_some() { Ok(own) } else { self.serve_token_setting() }
-    }
-
-    /// `MESH_GATEWAY_TOKEN`: the token `serve` asks of its owner.
-    pub fn serve_token(&self) -> Result<Option<Secret>, CliError> {
-        Ok(self.serve_token_setting()?.value)
-    }
-
-    fn serve_token_setting(&self) -> Result<Setting<Option<Secret>>, CliError> {
-        self.secret(&table::SERVE_TOKEN)
-    }
-
-    /// `MESH_OPENAI_KEY`, else `OPENAI_API_KEY`: the key of the model behind `serve --agent openai`.
-    pub fn openai_key(&self) -> Result<Option<Secret>, CliError> {
-        let own = self.secret(&table::OPENAI_KEY)?;
-        if own.value.is_some() { Ok(own.value) } else { Ok(self.secret(&table::OPENAI_API_KEY)?.value) }
-    }
-
-    fn secret(&self, about: &About) -> Result<Setting<Option<Secret>>, CliError> {
-        let token = self.env.text(about.env)?.map(|token| Some(Secret::new(token.trim().to_owned())));
-        Ok(first(about, None, token, None, || None))
-    }
-
     /// Where OpenClaw looks for the skill, and the bash skill was.
     pub fn skill_dir(&self) -> PathBuf {
         let home = self.env.home.as_deref().unwrap_or(Path::new(""));
@@ -432,6 +202,46 @@ impl Settings {
     pub fn serve_token_path(&self) -> PathBuf {
         self.state_dir.value.join("serve-token")
     }
+}
+
+/// Registry, tokens, policy and state folder.
+fn places(
+    layers: &Layers<'_>,
+    args: &GlobalArgs,
+    file: &mut ConfigFile,
+    folder: &Path,
+) -> [Setting<PathBuf>; 4] {
+    let state = || layers.env.xdg("XDG_STATE_HOME", ".local/state").join("agent-team-mesh");
+    let registry = || default_registry(folder, layers.env);
+    [
+        layers.path(&table::REGISTRY, args.registry.as_ref(), file.registry.take(), registry),
+        layers.path(&table::TOKENS, args.tokens.as_ref(), file.tokens.take(), || folder.join("tokens.json")),
+        layers.path(&table::POLICY, args.policy.as_ref(), file.policy.take(), || folder.join("policy.toml")),
+        layers.path(&table::STATE_DIR, args.state_dir.as_ref(), file.state_dir.take(), state),
+    ]
+}
+
+/// From how many bytes a message is warned of, and refused.
+fn sizes(layers: &Layers<'_>, file: &ConfigFile) -> Result<[Setting<usize>; 2], CliError> {
+    let bytes =
+        |about, in_file, default| layers.parsed(about, in_file, default, "expected a number of bytes");
+    Ok([
+        bytes(&table::SOFT_LIMIT, file.msg_soft_limit, 4096)?,
+        bytes(&table::HARD_LIMIT, file.msg_hard_limit, 8192)?,
+    ])
+}
+
+/// How long a message may take, and a connection.
+fn times(
+    layers: &Layers<'_>,
+    file: &mut ConfigFile,
+    path: &Path,
+) -> Result<[Setting<Duration>; 2], CliError> {
+    let in_file = |text| InFile(path, text);
+    Ok([
+        layers.duration(&table::TIMEOUT, file.timeout.take().map(in_file), 60)?,
+        layers.duration(&table::CONNECT_TIMEOUT, file.connect_timeout.take().map(in_file), 5)?,
+    ])
 }
 
 /// The first that exists of the places in the contract; where `init` would write it, if none does.
@@ -450,9 +260,13 @@ fn default_registry(config_dir: &Path, env: &Env) -> PathBuf {
 }
 
 /// Our own gateway; a mistake names where the address was given.
-fn gateway(args: &GlobalArgs, env: &Env, file: Option<String>) -> Result<Setting<Endpoint>, CliError> {
+fn gateway(
+    layers: &Layers<'_>,
+    args: &GlobalArgs,
+    file: Option<String>,
+) -> Result<Setting<Endpoint>, CliError> {
     let about = &table::GATEWAY;
-    let given = env.text(about.env)?.map(str::to_owned);
+    let given = layers.env.text(about.env)?.map(str::to_owned);
     let url = first(about, args.gateway.clone(), given, file, || "ws://127.0.0.1:18789".to_owned());
     let place = match url.source {
         Source::Flag(name) | Source::Env(name) => name,
@@ -462,39 +276,14 @@ fn gateway(args: &GlobalArgs, env: &Env, file: Option<String>) -> Result<Setting
     Ok(Setting { value, source: url.source })
 }
 
-fn malformed_config(path: &Path, why: &str) -> CliError {
-    CliError::new(Exit::Usage, "config-malformed", format!("{}{why}", path.display()))
-}
-
-fn read_config(path: &Setting<PathBuf>) -> Result<ConfigFile, CliError> {
-    match std::fs::read_to_string(&path.value) {
-        Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
-            let (line, column) = (
-                before.matches('\n').count() + 1,
-                before.chars().rev().take_while(|c| *c != '\n').count() + 1,
-            );
-            malformed_config(&path.value, &format!(":{line}:{column}: {}", error.message()))
-        }),
-        // Only a file that somebody named has to be there.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.source == Source::Default => {
-            Ok(ConfigFile::default())
-        }
-        Err(error) => Err(malformed_config(&path.value, &format!(": {error}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Exit;
 
     fn env(vars: &[(&str, &str)], home: &Path) -> Env {
-        Env {
-            vars: vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            args: Vec::new(),
-            home: Some(home.to_owned()),
-            exe: None,
-        }
+        let vars = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Env { vars, home: Some(home.to_owned()), ..Env::empty() }
     }
 
     fn load(args: &GlobalArgs, vars: &[(&str, &str)], home: &Path) -> Result<Settings, CliError> {

@@ -7,8 +7,11 @@ use agent_team_mesh::client::protocol::attribution::Chain;
 use agent_team_mesh::guard::{Caller, LONGEST_WINDOW, Rules, Speaker};
 use serde::Deserialize;
 
+use super::env::invalid;
+use super::file::malformed_config;
+use super::layers::{InFile, Layers};
 use super::table::{self, About};
-use super::{Env, InFile, Layers, Setting, Source, invalid, malformed_config};
+use super::{Env, Setting, Source};
 use crate::error::CliError;
 
 /// How much of the name of a shell goes into a header.
@@ -130,12 +133,10 @@ fn chain(env: &Env) -> Result<Option<Chain>, CliError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn env(vars: &[(&str, &str)]) -> Env {
-        let vars: HashMap<_, _> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let vars = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         Env { vars, ..Env::empty() }
     }
 

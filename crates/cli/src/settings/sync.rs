@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use agent_team_mesh::sync::{Source as SyncSource, SourceUri};
 use serde::Deserialize;
 
-use super::{Setting, Settings, Source, invalid};
+use super::env::invalid;
+use super::layers::{Layers, first};
+use super::{Setting, Settings, Source, table};
 use crate::error::CliError;
 
 /// One source, as somebody wrote it down. It is understood when it is needed: a mistake here is no reason not to send.
@@ -23,6 +25,15 @@ impl SyncEntry {
     pub fn plain(from: &str) -> Self {
         Self { from: from.to_owned(), bearer_file: None }
     }
+}
+
+/// The sources of the strongest layer that names any.
+pub(super) fn entries(
+    layers: &Layers<'_>,
+    file: Option<Vec<SyncEntry>>,
+) -> Result<Setting<Vec<SyncEntry>>, CliError> {
+    let env = layers.env.text(table::SYNC.env)?.map(|from| vec![SyncEntry::plain(from)]);
+    Ok(first(&table::SYNC, None, env, file, Vec::new))
 }
 
 /// All of them without anything that may be a secret.
