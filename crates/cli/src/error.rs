@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 mod explain;
 
+/// What helps whoever has written something that cannot be understood.
+const SEE_HELP: &str = "agent-mesh --help lists commands and options, agent-mesh COMMAND --help those of one";
+
 /// The exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -59,16 +62,17 @@ impl CliError {
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(Exit::Usage, "usage", message)
+        Self::new(Exit::Usage, "usage", message).hint(SEE_HELP)
     }
 
+    /// By the user, who knows what to do: no hint.
     pub fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
     }
 
     /// A failure of this machine: disk full, no permission.
     pub fn io(what: &str, error: &io::Error) -> Self {
-        Self::new(Exit::Failed, "io", format!("{what}: {error}"))
+        Self::new(Exit::Failed, "io", format!("{what}: {error}")).hint(explain::machine(error.kind()))
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -90,7 +94,6 @@ impl CliError {
         let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
         let message = lines.collect::<Vec<_>>().join(" ");
         Self::usage(message.trim_start_matches("error: "))
-            .hint("agent-mesh --help lists commands and options")
     }
 
     /// The document's `error` object.

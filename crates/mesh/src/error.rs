@@ -89,6 +89,14 @@ pub enum MeshError {
         /// For whom.
         to: To,
     },
+    /// We asked this peer by an invite, and were not let in as long as we waited.
+    #[error("{} was asked by an invite at {}, and had not let us in when we stopped waiting", to.name, at.strftime("%H:%M:%S UTC"))]
+    Asked {
+        /// Whom.
+        to: To,
+        /// When.
+        at: jiff::Timestamp,
+    },
     /// Its gateway refused our credential before, in this run: it is not shown again, since ten failures lock an address
     /// out.
     #[error("{}'s gateway refused our credential before; it was not shown again", to.name)]
@@ -373,7 +381,8 @@ impl MeshError {
 
     /// Whether waiting does not help: the gateway refuses what we show, or is another one than we know.
     pub(crate) fn bars_us(&self) -> bool {
-        matches!(self, Self::IdentityChanged { .. }) || self.refusal().is_some_and(|fault| fault.is_auth())
+        matches!(self, Self::IdentityChanged { .. } | Self::Asked { .. })
+            || self.refusal().is_some_and(|fault| fault.is_auth())
     }
 
     /// Why the peer's gateway did not let us in, if it said no.

@@ -15,9 +15,11 @@ use zeroize::Zeroizing;
 use crate::record::To;
 use crate::registry::{Agent, check_device_id};
 
+mod asked;
 pub(crate) mod proof;
 mod sent;
 
+pub(crate) use asked::Asked;
 use proof::Proof;
 pub use sent::SentError;
 pub(crate) use sent::{Guests, SentInvites, Standing};

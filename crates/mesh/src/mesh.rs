@@ -11,10 +11,10 @@ use crate::config::MeshConfig;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
 use crate::identity::{self, Identity};
-use crate::invite::SentInvites;
+use crate::invite::{Asked, SentInvites};
 use crate::pins::Pins;
 use crate::pool::Pool;
-use crate::registry::{Agent, Registry};
+use crate::registry::{Agent, LookupError, Registry, RegistryError};
 use crate::secrets::{DeviceToken, DeviceTokenStore, TokenStore};
 
 /// The team as seen from here. Files are read when they are first needed, and once.
@@ -92,6 +92,23 @@ impl Mesh {
     /// When the file is missing or malformed.
     pub fn registry(&self) -> Result<&Registry, MeshError> {
         once(&self.registry, || Ok(Registry::load(&self.config.registry)?))
+    }
+
+    /// The teammate whom a name means. One whom we asked by an invite is not in the registry before he lets us in.
+    ///
+    /// # Errors
+    /// When the file is missing or malformed, or the name fits nobody or several.
+    pub fn teammate(&self, name: &str) -> Result<&Agent, MeshError> {
+        let found = self.registry().and_then(|registry| Ok(registry.find(name)?));
+        let is_missing = matches!(
+            found,
+            Err(MeshError::Registry(RegistryError::Missing { .. })
+                | MeshError::Lookup(LookupError::Unknown { .. }))
+        );
+        match self.asked().called(name).filter(|_| is_missing) {
+            Some((to, request)) => Err(MeshError::Asked { to, at: request.at }),
+            None => found,
+        }
     }
 
     /// Who we are, if any source says.
@@ -260,6 +277,11 @@ impl Mesh {
     /// The file of invites that we sent.
     pub(crate) fn sent_invites(&self) -> SentInvites {
         SentInvites::new(self.config.state_dir.join("invites.json"))
+    }
+
+    /// The file of those whom we asked by an invite.
+    pub(crate) fn asked(&self) -> Asked {
+        Asked::new(self.config.state_dir.join("asked.json"))
     }
 
     /// The file of device tokens.

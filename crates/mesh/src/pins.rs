@@ -48,7 +48,7 @@ pub enum PinsError {
 
 /// What we know one teammate's gateway by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "what one gateway is known by")]
 pub struct Pin {
     /// Its identity. Gateways before protocol 4 have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub struct Pin {
 
 /// The identity of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a gateway's identity")]
 pub struct PinnedIdentity {
     /// The SHA-256 of its public key, 64 hex digits.
     pub device_id: String,
@@ -75,7 +75,7 @@ pub struct PinnedIdentity {
 
 /// The certificate of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a certificate")]
 pub struct PinnedCertificate {
     /// Its SHA-256, 64 hex digits.
     pub fingerprint: String,
@@ -116,6 +116,7 @@ impl fmt::Display for Mark {
 
 /// The file, as it is on disk.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(expecting = "an object with pins")]
 struct File {
     #[serde(default)]
     pins: BTreeMap<String, Pin>,

@@ -56,7 +56,7 @@ pub enum PrivateFileError {
         us: u32,
     },
     /// The file's mode is wider than 0600.
-    #[error("{path} has mode {mode:04o}, wider than 0600; run: {fix}")]
+    #[error("{path} has mode {mode:04o}, wider than 0600")]
     WideMode {
         /// The file.
         path: PathBuf,

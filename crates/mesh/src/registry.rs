@@ -24,7 +24,7 @@ pub use lookup::{Candidate, LookupError};
 
 /// The team: `registry.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object with a list `agents`")]
 pub struct Registry {
     /// Where the JSON Schema of this file is, for editors.
     #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct Registry {
 
 /// One teammate's agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a teammate: an object with name and emailPrefix")]
 pub struct Agent {
     /// The name people see.
     #[schemars(length(min = 1))]

@@ -93,8 +93,10 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
     }
     let error = match (exit, refusal(&records)) {
         (Exit::Unreachable, Some(refusal)) => refusal.into(),
-        (Exit::Unreachable, None) => CliError::new(exit, "reached-nobody", "the broadcast reached nobody"),
-        _ => CliError::new(exit, "reached-some", "not everybody replied"),
+        (Exit::Unreachable, None) => CliError::new(exit, "reached-nobody", "the broadcast reached nobody")
+            .hint("agent-mesh doctor shows at which step, and on whose side"),
+        _ => CliError::new(exit, "reached-some", "not everybody replied")
+            .hint("each has its own reason above; --only sends again to those it did not reach"),
     };
     Ok(ui.document_with_error("broadcast", fields, error))
 }

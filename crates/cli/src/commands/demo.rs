@@ -80,7 +80,10 @@ async fn start(folder: &Path, name: &str, prefix: &str, token: &str) -> Result<G
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = Config::new(listen, token, identity, Arc::new(EchoAgent::named(name)));
     name.clone_into(&mut config.agent_name);
-    Gateway::bind(config).await.map_err(|e| CliError::new(Exit::Failed, "cannot-serve", chain(&e)))
+    Gateway::bind(config).await.map_err(|e| {
+        CliError::new(Exit::Failed, "cannot-serve", chain(&e))
+            .hint("the demo needs three free ports of 127.0.0.1")
+    })
 }
 
 fn write(folder: &Path, name: &str, content: &Value) -> Result<(), CliError> {
@@ -109,6 +112,8 @@ async fn play(args: &DemoArgs, team: &Settings, ui: &Ui) -> Result<Vec<Value>, C
         documents.extend(inner.collected());
         if exit != Exit::Done {
             let error = CliError::new(exit, "demo-failed", format!("`agent-mesh {}` failed", shown(words)));
+            let error =
+                error.hint("what it said is above; agent-mesh demo changes nothing and can be run again");
             return Err(error.with_fields(json!({ "steps": documents })));
         }
     }

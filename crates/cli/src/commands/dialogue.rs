@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::dialogue::{DialogueRequest, End, MAX_TURNS, dialogue};
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::record::To;
@@ -47,7 +46,7 @@ pub struct DialogueArgs {
 
 pub async fn run(args: DialogueArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open_for_agent(settings, args.insecure)?;
-    let agent = mesh.registry()?.find(&args.with).map_err(MeshError::from)?;
+    let agent = mesh.teammate(&args.with)?;
     let fresh = || format!("dialogue-{}", &Uuid::new_v4().simple().to_string()[..8]);
     let request = DialogueRequest {
         topic: args.topic,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::doctor::{Check, Fix, Report, Side, Status, doctor};
 use clap::Args;
 use serde_json::json;
@@ -15,8 +14,9 @@ use crate::ui::{Line, Ui, style};
 /// Find out what is wrong, and the command that helps
 ///
 /// Looks at our own files and gateway, then how far we get with each teammate: resolve, tcp, tls, websocket, challenge,
-/// auth, pairing, scope, ready. It changes nothing, files no pairing request, and shows each credential at most once.
-/// Exits 0 when it did its job, whatever it found.
+/// auth, pairing, scope, ready. It changes nothing, files no pairing request, and shows each credential at most once. What
+/// is broken is a finding, and no failure of doctor's:
+/// it exits 0 when it did its job, whatever it found.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Only this teammate
@@ -33,8 +33,12 @@ pub struct DoctorArgs {
 pub async fn run(args: &DoctorArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = settings.mesh(args.insecure)?;
     let agent = match &args.to {
-        Some(name) => Some(mesh.registry()?.find(name).map_err(MeshError::from)?),
-        None => None,
+        // Whom the name means is in a registry that can be read; one that cannot is what there is to find.
+        Some(name) if mesh.registry().is_ok() => match mesh.teammate(name) {
+            Ok(agent) => Some(agent),
+            Err(error) => return Err(error.into()),
+        },
+        _ => None,
     };
     let report = doctor(&mesh, agent, args.timeout).await;
     ui.table(&["", "WHO", "CHECK", "TIME", "DETAIL"], report.checks.iter().map(row).collect());
@@ -61,12 +65,20 @@ fn show_fixes(report: &Report, ui: &Ui) {
     }
     for check in report.checks.iter().filter(|check| check.status != Status::Ok) {
         let who = check.to.as_ref().map(|to| to.name.as_str());
-        let Some(Fix { side, command }) = &check.fix else { continue };
-        let where_to = match (side, who) {
-            (Side::Theirs, Some(name)) => format!("on {name}'s host"),
-            _ => "here".to_owned(),
-        };
+        let Some(fix) = &check.fix else { continue };
         ui.out(format!("\n{} {}: {}", who.unwrap_or("our"), check.name, check.detail));
-        ui.out(Line::styled(style::STRONG, format!("  {where_to}: ")).text(command));
+        show_fix(fix, who, ui);
+    }
+}
+
+fn show_fix(fix: &Fix, who: Option<&str>, ui: &Ui) {
+    let side = match (fix.side, who) {
+        (Side::Theirs, Some(name)) => format!("on {name}'s host"),
+        _ => "here".to_owned(),
+    };
+    let when = fix.when.as_ref().map(|when| format!(" ({when})")).unwrap_or_default();
+    ui.out(Line::styled(style::STRONG, format!("  {side}{when}: ")).text(&fix.command));
+    for also in &fix.also {
+        show_fix(also, who, ui);
     }
 }

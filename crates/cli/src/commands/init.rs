@@ -1,9 +1,10 @@
 //! `agent-mesh init`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use agent_team_mesh::ops::init::{FileStatus, Imported, InitOptions, init};
+use agent_team_mesh::ops::init::{FileStatus, Imported, InitOptions, InitReport, init};
 use clap::Args;
+use serde::Serialize;
 
 use crate::error::{CliError, Exit};
 use crate::settings::Settings;
@@ -44,8 +45,58 @@ pub fn run(args: &InitArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliErr
             ui.note(Line::styled(style::STRONG, "hint: ").text(fix));
         }
     }
-    ui.document("init", Exit::Done, serde_json::to_value(&report).unwrap_or_default());
+    let next = next(&report);
+    who(&report, &mesh.config().registry, ui);
+    for Next { command, when } in &next {
+        ui.out(
+            Line::new("next       ").with(style::STRONG, format!("{command:<24}")).text(format!("  {when}")),
+        );
+    }
+    let mut fields = serde_json::to_value(&report).unwrap_or_default();
+    fields["next"] = serde_json::to_value(&next).unwrap_or_default();
+    ui.document("init", Exit::Done, fields);
     Ok(Exit::Done)
+}
+
+/// A command that may come next.
+#[derive(Debug, Serialize)]
+struct Next {
+    command: &'static str,
+    when: &'static str,
+}
+
+/// Who we are, and whether the team's list says so.
+fn who(report: &InitReport, registry: &Path, ui: &Ui) {
+    let Some(me) = &report.identity else {
+        ui.out(
+            Line::new("you are    ").with(style::STRONG, "not known").text(" to your teammates by a name"),
+        );
+        ui.note(format!("looked at {}", report.searched.join(", ")));
+        return;
+    };
+    let place = if report.in_registry { "in" } else { "not in" };
+    ui.out(format!("you are    {} <{}>, {place} the registry", me.email_prefix, me.email));
+    if !report.in_registry {
+        let entry = serde_json::json!({ "name": me.email_prefix, "emailPrefix": me.email_prefix, "ip": "" });
+        ui.note(format!("to be in it, add to agents in {}: {entry}", registry.display()));
+    }
+}
+
+fn next(report: &InitReport) -> Vec<Next> {
+    let name_us = Next {
+        command: "export MESH_MY_EMAIL=you@example.com",
+        when: "with your own address; then agent-mesh init once more",
+    };
+    let always = [
+        Next { command: "agent-mesh join -", when: "if a teammate invited you" },
+        Next {
+            command: "agent-mesh serve",
+            when: "if you have no OpenClaw gateway and teammates shall reach you",
+        },
+        Next { command: "agent-mesh invite NAME", when: "to let a teammate in, at your own gateway" },
+        Next { command: "agent-mesh doctor", when: "says what is missing" },
+    ];
+    report.identity.is_none().then_some(name_us).into_iter().chain(always).collect()
 }
 
 fn show(imported: &Imported, ui: &Ui) {

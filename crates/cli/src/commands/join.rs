@@ -10,6 +10,7 @@ use agent_team_mesh::ops::pair::{PairStatus, approve_commands};
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::{Mesh, MeshError};
 use clap::Args;
+use jiff::Timestamp;
 
 use crate::args::duration;
 use crate::error::{CliError, Exit};
@@ -56,7 +57,7 @@ pub async fn run(args: JoinArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
             return Err(CliError::interrupted().hint("the same invite goes on from here, as long as it is good"));
         }
     };
-    Ok(told(&mesh, &joined, invited, ui))
+    Ok(told(&mesh, &joined, &invite, ui))
 }
 
 fn read(argument: Option<String>, ui: &Ui) -> Result<Secret, CliError> {
@@ -77,14 +78,23 @@ fn read(argument: Option<String>, ui: &Ui) -> Result<Secret, CliError> {
     Ok(Secret::new(text))
 }
 
-fn told(mesh: &Mesh, joined: &Joined, invited: bool, ui: &Ui) -> Exit {
+fn told(mesh: &Mesh, joined: &Joined, invite: &Invite, ui: &Ui) -> Exit {
+    let invited = invite.from.is_some();
     let fields = serde_json::to_value(joined).unwrap_or_default();
     let Joined { peer, registry, .. } = joined;
     if joined.status == PairStatus::Pending {
         let message = format!("{} has not let us in yet", peer.name);
         let error = CliError::new(Exit::NoReply, "not-approved-in-time", message);
         let theirs = joined.request_id.as_deref().map(|id| commands(id, invited)).unwrap_or_default();
-        let hint = format!("on their host: {}; then give the same invite again", theirs.join("  or  "));
+        let hint = if invite.expires_at.is_some_and(|end| end <= Timestamp::now()) {
+            format!(
+                "the invite has ended: ask {} for another (on their host: agent-mesh invite NAME), then here: agent-mesh join -",
+                peer.name
+            )
+        } else {
+            let theirs = theirs.join("  or  ");
+            format!("on their host: {theirs}; then here the same invite again: agent-mesh join -")
+        };
         return ui.document_with_error("join", fields, error.hint(hint));
     }
     ui.out(Line::styled(style::GOOD, "joined ").text(&peer.name));

@@ -88,11 +88,16 @@ fn open_for_agent(settings: &Settings, insecure: bool) -> Result<Mesh, CliError>
 /// The same, with a registry that is needed.
 fn open_with_registry(settings: &Settings, insecure: bool, ui: &Ui) -> Result<Mesh, CliError> {
     let mesh = open(settings, insecure, ui)?;
+    warn_of_inline_tokens(&mesh, ui)?;
+    Ok(mesh)
+}
+
+fn warn_of_inline_tokens(mesh: &Mesh, ui: &Ui) -> Result<(), CliError> {
     for agent in mesh.registry()?.agents.iter().filter(|agent| agent.has_inline_token()) {
         ui.warn(format!(
             "{} has a token in the registry, where it is not used: move it with agent-mesh token set {}",
             agent.name, agent.email_prefix
         ));
     }
-    Ok(mesh)
+    Ok(())
 }

@@ -149,7 +149,7 @@ fn shown(name: Option<&str>, device_id: &str) -> String {
 }
 
 async fn ask(mesh: &Mesh, to: &str, args: &PairArgs, ui: &Ui) -> Result<Exit, CliError> {
-    let agent = mesh.registry()?.find(to).map_err(MeshError::from)?;
+    let agent = mesh.teammate(to)?;
     let default = if args.wait { Duration::from_secs(300) } else { Duration::from_secs(15) };
     let timeout = args.timeout.unwrap_or(default);
     let pairing = pair::pair(mesh, agent, args.wait, timeout, &mut Announce { ui }).await?;
@@ -190,6 +190,13 @@ fn instructions(pairing: &Pairing, ui: &Ui) {
     ui.out(format!("on {}'s host, run one of:", pairing.to.name));
     for command in &pairing.commands {
         ui.out(format!("  {command}"));
+    }
+    if pairing.old_token_refused {
+        let name = &pairing.to.name;
+        ui.note(format!(
+            "the gateway there refused the token that we have of {name}'s; it is kept until {name}'s gateway gives us \
+             another. If {name} knows of no request, somebody else's gateway has this address now"
+        ));
     }
 }
 

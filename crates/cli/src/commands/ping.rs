@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::ping::{Pinged, ping};
 use clap::Args;
 use serde_json::{Value, json};
@@ -37,8 +36,9 @@ pub struct PingArgs {
 }
 
 pub async fn run(args: &PingArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = super::open_with_registry(settings, args.insecure, ui)?;
-    let agent = mesh.registry()?.find(&args.to).map_err(MeshError::from)?;
+    let mesh = super::open(settings, args.insecure, ui)?;
+    let agent = mesh.teammate(&args.to)?;
+    super::warn_of_inline_tokens(&mesh, ui)?;
     let mut report = ping(&mesh, agent, args.timeout).await?;
     show(&report, ui);
     let Some(count) = args.count else { return Ok(conclude(report, None, ui)) };

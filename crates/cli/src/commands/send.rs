@@ -11,7 +11,7 @@ use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_round
 use agent_team_mesh::quoted::{Attachment, with_attachments};
 use agent_team_mesh::record::{Record, State, To};
 use agent_team_mesh::registry::{Agent, Via};
-use agent_team_mesh::{Mesh, MeshError, SessionChoice};
+use agent_team_mesh::{Mesh, SessionChoice};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -159,7 +159,8 @@ fn read_whole(from: impl Read, name: &str) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
     if bytes.len() as u64 > MAX_INPUT {
-        return Err(CliError::new(Exit::Policy, "message-too-large", format!("{name} has more than 25 MiB")));
+        return Err(CliError::new(Exit::Policy, "message-too-large", format!("{name} has more than 25 MiB"))
+            .hint("no gateway takes so much at once: shorten it"));
     }
     String::from_utf8(bytes).map_err(|e| {
         CliError::usage(format!("{name} is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
@@ -196,8 +197,9 @@ impl HowArgs {
 }
 
 pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
-    let mesh = super::open_with_registry(settings, args.how.insecure, ui)?;
-    let agent = mesh.registry()?.find(&args.to).map_err(MeshError::from)?;
+    let mesh = super::open(settings, args.how.insecure, ui)?;
+    let agent = mesh.teammate(&args.to)?;
+    super::warn_of_inline_tokens(&mesh, ui)?;
     let mut request = args.how.request(&mesh, args.message.read()?, settings).await?;
     request.wait = !args.no_wait;
     request.id = Some(args.id.unwrap_or_else(Uuid::now_v7));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_mesh_gateway::{Config, Gateway, Memory, NoMemory, SharedToken, Store};
+use agent_mesh_gateway::{Config, Gateway, Memory, NoMemory, SharedToken, ShortToken, Store};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::Archive;
 use agent_team_mesh::client::Secret;
@@ -122,7 +122,7 @@ fn config(
     let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
     let identity =
         GatewayIdentity { device_id: key.id().to_owned(), public_key: key.public_key().to_owned() };
-    let token = SharedToken::new(token.expose().trim()).map_err(|e| CliError::usage(e.to_string()))?;
+    let token = SharedToken::new(token.expose().trim()).map_err(|e| too_short(args, settings, &e))?;
     let memory: Arc<dyn Memory> = match archive {
         Some(archive) => Arc::new(Remembered(archive.clone())),
         None => Arc::new(NoMemory),
@@ -195,6 +195,18 @@ fn token(args: &ServeArgs, settings: &Settings) -> Result<(Secret, Option<PathBu
     let token = Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
     private_file::create(&path, token.expose().as_bytes()).map_err(MeshError::from)?;
     Ok((token, Some(path)))
+}
+
+/// A token that could be guessed, and where it was given.
+fn too_short(args: &ServeArgs, settings: &Settings, error: &ShortToken) -> CliError {
+    let place = match (&args.token_file, settings.serve_token()) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Ok(Some(_))) => "MESH_GATEWAY_TOKEN".to_owned(),
+        (None, _) => settings.serve_token_path().display().to_string(),
+    };
+    CliError::usage(format!("{place}: {error}")).hint(
+        "head -c 32 /dev/urandom | base64 prints a good one; with no token given, serve makes one itself",
+    )
 }
 
 /// The approved devices and their tokens, 0600 in the state folder.

@@ -149,7 +149,8 @@ fn remove(mesh: &Mesh, name: &str, ui: &Ui) -> Result<Exit, CliError> {
     let shared = mesh.token_store().remove(&prefix).map_err(MeshError::from)? || a2a;
     let device = mesh.device_token_store().remove(&prefix).map_err(MeshError::from)?;
     if !shared && !device {
-        return Err(CliError::new(Exit::Auth, "no-credential", format!("no token for {prefix}")));
+        return Err(CliError::new(Exit::Auth, "no-credential", format!("no token for {prefix}"))
+            .hint("agent-mesh token check says for whom there is one"));
     }
     ui.out(format!("forgot the token for {prefix}"));
     ui.document("token", Exit::Done, json!({ "emailPrefix": prefix, "shared": shared, "device": device }));

@@ -4,10 +4,12 @@ use agent_team_mesh::MeshError;
 use agent_team_mesh::invite::SentError;
 use agent_team_mesh::ops::pair::approve_commands;
 
-use super::{CliError, Exit, chain};
+use super::{CliError, Exit, SEE_HELP, chain};
 
 mod ours;
 mod theirs;
+
+pub use ours::machine;
 
 use ours::{archive, device, file, guard, identity, invite, lookup, message, pins, registry, secrets, sync};
 use theirs::{
@@ -15,13 +17,13 @@ use theirs::{
     own_gateway,
 };
 
-/// Code, exit code and hint of a failure.
-struct Meaning(Exit, &'static str, Option<String>);
+/// Exit code, code and hint of a failure. There is none without a hint: whoever reads it wants to know what to do.
+struct Meaning(Exit, &'static str, String);
 
 pub fn explain(error: &MeshError) -> CliError {
     let Meaning(exit, code, hint) = meaning(error);
     let mut shown = CliError::new(exit, code, chain(error));
-    shown.hint = hint;
+    shown.hint = Some(hint);
     shown
 }
 
@@ -55,7 +57,7 @@ fn meaning(error: &MeshError) -> Meaning {
                 "give the id of a message that came in here, or the whole first line of its header, in quotes",
             ),
         ),
-        MeshError::Usage(_) => Meaning(Exit::Usage, "usage", None),
+        MeshError::Usage(_) => Meaning(Exit::Usage, "usage", hint(SEE_HELP)),
         MeshError::Nobody => Meaning(
             Exit::Unreachable,
             "reached-nobody",
@@ -85,7 +87,15 @@ fn meaning(error: &MeshError) -> Meaning {
         ),
         MeshError::Call { to, source } => call(to, source),
         MeshError::A2a { to, source } => a2a(to, source),
-        MeshError::RunFailed { .. } => Meaning(Exit::Failed, "run-failed", None),
+        MeshError::RunFailed { to, .. } => Meaning(
+            Exit::Failed,
+            "run-failed",
+            hint(format!(
+                "their agent has seen the message: agent-mesh log has what is known, and {}'s own log has the cause. Sent \
+                 again, it is a new run",
+                to.name
+            )),
+        ),
         MeshError::NoReply { merged: true, .. } => Meaning(
             Exit::Failed,
             "no-reply",
@@ -117,8 +127,28 @@ fn meaning(error: &MeshError) -> Meaning {
             )),
         ),
         MeshError::TooOld { .. } => Meaning(Exit::Failed, "gateway-too-old", hint("use --via agent")),
-        MeshError::Fallback { .. } => Meaning(Exit::Unreachable, "fallback-failed", None),
-        MeshError::RefusedBefore { .. } => Meaning(Exit::Auth, "refused-before", None),
+        MeshError::Fallback { .. } => Meaning(
+            Exit::Unreachable,
+            "fallback-failed",
+            hint(
+                "run the script of MESH_IM_FALLBACK by hand to see what it lacks; the message reached nobody",
+            ),
+        ),
+        MeshError::RefusedBefore { to } => Meaning(
+            Exit::Auth,
+            "refused-before",
+            hint(format!("agent-mesh doctor --to {} says why it is refused", to.email_prefix)),
+        ),
+        MeshError::Asked { to, .. } => Meaning(
+            Exit::Auth,
+            "join-unfinished",
+            hint(format!(
+                "give the same invite again: agent-mesh join - goes on where it was, once {0} has run agent-mesh pair \
+                 approve --invited. If it has ended: {1}",
+                to.name,
+                ask_for_an_invite(to)
+            )),
+        ),
         MeshError::Archive(error) => archive(error),
         MeshError::NoSuchMessage { .. } => {
             Meaning(Exit::Usage, "no-such-message", hint("agent-mesh log lists messages and their ids"))
@@ -141,7 +171,11 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::OwnTokenMissing { searched } => Meaning(
             Exit::Auth,
             "own-token-missing",
-            hint(format!("looked at {}; run this on the host of your own gateway", searched.join(", "))),
+            hint(format!(
+                "looked at {}. Run this on the host of your own gateway; where there is none, agent-mesh serve is one, \
+                 and makes its token",
+                searched.join(", ")
+            )),
         ),
         MeshError::OpenClawSettings { .. } => Meaning(
             Exit::Usage,
@@ -165,7 +199,11 @@ fn meaning(error: &MeshError) -> Meaning {
                 to.name
             )),
         ),
-        MeshError::NoDeviceToken { .. } => Meaning(Exit::Failed, "no-device-token", None),
+        MeshError::NoDeviceToken { to } => Meaning(
+            Exit::Failed,
+            "no-device-token",
+            hint(format!("{}'s gateway keeps no device tokens; its version is in agent-mesh ping", to.name)),
+        ),
         MeshError::TokenOfAnotherDevice { to } => {
             Meaning(Exit::Auth, "device-token-foreign", hint(come_back_in(to)))
         }
@@ -177,10 +215,10 @@ fn meaning(error: &MeshError) -> Meaning {
             "no-such-device",
             hint("agent-mesh pair list shows who waits and who is in"),
         ),
-        _ => Meaning(Exit::Failed, "failed", None),
+        _ => Meaning(Exit::Failed, "failed", hint("agent-mesh doctor looks at everything on our side")),
     }
 }
 
-fn hint(text: impl Into<String>) -> Option<String> {
-    Some(text.into())
+fn hint(text: impl Into<String>) -> String {
+    text.into()
 }

@@ -163,6 +163,44 @@ async fn init_takes_over_a_bash_skill() {
     assert!(fs::read_to_string(host.config("tokens.json")).unwrap().contains(&token("theirs")));
 }
 
+/// It left us out and said nothing, and nobody knew what to run next.
+#[tokio::test]
+async fn init_says_who_we_are_and_what_comes_next() {
+    let commands = |document: &Value| {
+        let next = document["next"].as_array().unwrap().iter();
+        next.map(|next| next["command"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let host = Host::anonymous();
+    let document = host.run(&["init", "--json"]).await.ok().json();
+    assert_eq!((&document["identity"], &document["inRegistry"]), (&Value::Null, &json!(false)));
+    assert!(commands(&document)[0].contains("MESH_MY_EMAIL="), "{document}");
+    let out = host.run(&["init"]).await.ok();
+    assert!(out.stdout.contains("not known") && out.stderr.contains("USER.md"), "{out:?}");
+
+    // Once we are known, the list of nobody gets its first entry; so does the one that the skill brings.
+    let known = async |args: &[&str]| {
+        host.call(args).env("MESH_MY_EMAIL", "alice@example.com").run().await.ok().json()
+    };
+    let document = known(&["init", "--json"]).await;
+    assert_eq!(
+        (&document["identity"]["emailPrefix"], &document["inRegistry"]),
+        (&json!("alice"), &json!(true))
+    );
+    assert_eq!(commands(&document)[0], "agent-mesh join -");
+    fs::remove_file(host.config("registry.json")).unwrap();
+    host.run(&["skill", "install"]).await.ok();
+    assert_eq!(known(&["init", "--json"]).await["inRegistry"], true);
+
+    // A list of the team's is theirs.
+    host.registry(&json!([{ "name": "Bob", "emailPrefix": "bob" }]));
+    assert_eq!(known(&["init", "--json"]).await["inRegistry"], false);
+    let out = host.call(&["init"]).env("MESH_MY_EMAIL", "alice@example.com").run().await.ok();
+    assert!(
+        out.stdout.contains("not in the registry") && out.stderr.contains("\"emailPrefix\":\"alice\""),
+        "{out:?}"
+    );
+}
+
 #[tokio::test]
 async fn completions_know_every_command() {
     let host = Host::anonymous();

@@ -2,7 +2,6 @@
 //! says what the exit code says; in text, stdout stays empty or shows how far it got, and stderr says what to do.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +12,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::support::{DeadPort, Host, Out, SECRET, strict, token};
+
+mod files;
 
 /// One failure.
 struct Row {
@@ -28,6 +29,8 @@ struct Row {
     code: &'static str,
     /// What message and hint say between them.
     says: &'static [&'static str],
+    /// And what they say only once.
+    once: &'static [&'static str],
     /// How many connects with a credential the gateway may see.
     connects: Option<u32>,
 }
@@ -39,8 +42,12 @@ const SOON: &[&str] = &["send", "--to", "bob", "--message", "hi", "--timeout", "
 impl Row {
     const fn new(name: &'static str, args: &'static [&'static str], exit: i32, code: &'static str) -> Self {
         let arrange = |_: &Host| {};
-        let (env, says): (&[_], &[_]) = (&[], &[]);
-        Self { name, gateway: None, arrange, env, args, stdin: None, exit, code, says, connects: None }
+        let (env, says, once): (&[_], &[_], &[_]) = (&[], &[], &[]);
+        Self { name, gateway: None, arrange, env, args, stdin: None, exit, code, says, once, connects: None }
+    }
+
+    fn once(self, once: &'static [&'static str]) -> Self {
+        Self { once, ..self }
     }
 
     fn says(self, says: &'static [&'static str]) -> Self {
@@ -108,130 +115,9 @@ fn usage() -> Vec<Row> {
     ]
 }
 
-/// Files and variables.
-fn files() -> Vec<Row> {
-    let invalid = |name, env, says| Row::new(name, HI, 2, "usage").env(env).says(says);
-    vec![
-        Row::new("registry missing", HI, 2, "registry-missing")
-            .host(|host| fs::remove_file(host.config("registry.json")).unwrap())
-            .says(&["registry.json", "agent-mesh init", "--registry"]),
-        Row::new("registry missing, for list", &["list"], 2, "registry-missing")
-            .host(|host| fs::remove_file(host.config("registry.json")).unwrap()),
-        Row::new("registry named and missing", HI, 2, "registry-missing")
-            .env(&[("MESH_REGISTRY", "elsewhere.json")])
-            .says(&["elsewhere.json"]),
-        Row::new("registry malformed", HI, 2, "registry-malformed")
-            .host(|host| put(host, host.config("registry.json"), "{\n  \"agents\": [,]\n}"))
-            .says(&["registry.json:2:14"]),
-        Row::new("registry of another shape", HI, 2, "registry-malformed")
-            .host(|host| put(host, host.config("registry.json"), "{\"agents\": [\n{\"name\": 7}]}"))
-            .says(&["registry.json:2:", "agents[0].name"]),
-        Row::new("registry that is a folder", HI, 2, "registry-unreadable").host(|host| {
-            fs::remove_file(host.config("registry.json")).unwrap();
-            fs::create_dir(host.config("registry.json")).unwrap();
-        }),
-        Row::new("one emailPrefix twice", HI, 2, "registry-duplicate")
-            .host(|host| {
-                host.registry(
-                    &json!([{"name": "Bob", "emailPrefix": "bob"}, {"name": "Rob", "emailPrefix": "BOB"}]),
-                );
-            })
-            .says(&["agents[0] (Bob)", "agents[1] (Rob)", "bob"]),
-        Row::new("a field that cannot be", HI, 2, "registry-invalid")
-            .host(|host| host.registry(&json!([{"name": "Bob", "emailPrefix": "bob@example.com"}])))
-            .says(&["agents[0] (Bob)", "emailPrefix"]),
-        Row::new("tokens malformed", HI, 2, "tokens-malformed")
-            .host(|host| {
-                put(host, host.config("tokens.json"), format!("{{\n\"tokens\": {{\"bob\": {SECRET}}}}}"));
-            })
-            .says(&["tokens.json:2:"]),
-        Row::new("tokens of another shape", &["list"], 2, "tokens-malformed")
-            .host(|host| {
-                put(host, host.config("tokens.json"), format!("{{\"tokens\": [\"{SECRET}\"]}}"));
-            })
-            .says(&["tokens.json:1:"]),
-        Row::new("tokens that everybody may read", HI, 7, "unsafe-file")
-            .host(|host| chmod(host, 0o644))
-            .says(&["0644", "chmod 600", "tokens.json"]),
-        Row::new("tokens that the group may read, for whoami", &["whoami"], 7, "unsafe-file")
-            .host(|host| chmod(host, 0o640))
-            .says(&["chmod 600"]),
-        Row::new("tokens behind a symbolic link", HI, 7, "unsafe-file")
-            .host(|host| {
-                fs::rename(host.config("tokens.json"), host.path("elsewhere")).unwrap();
-                symlink(host.path("elsewhere"), host.config("tokens.json")).unwrap();
-            })
-            .says(&["symbolic link", "tokens.json"]),
-        Row::new("config named and missing", HI, 2, "config-malformed")
-            .env(&[("MESH_CONFIG", "nowhere.toml")])
-            .says(&["nowhere.toml"]),
-        Row::new("config malformed", HI, 2, "config-malformed")
-            .host(|host| put(host, host.config("config.toml"), "me = \"a@b.c\"\ntimeout = = 3\n"))
-            .says(&["config.toml:2:11"]),
-        Row::new("config with an unknown key", HI, 2, "config-malformed")
-            .host(|host| put(host, host.config("config.toml"), "tokns = \"x\"\n"))
-            .says(&["config.toml:1:1", "tokns"]),
-        Row::new("config with a time that is none", HI, 2, "config-malformed")
-            .host(|host| put(host, host.config("config.toml"), "timeout = \"soon\"\n"))
-            .says(&["config.toml", "timeout"]),
-        Row::new("sso.json malformed", &["whoami"], 2, "identity-malformed")
-            .host(|host| put(host, "sso.json", "{\n  nope"))
-            .env(&[("MESH_MY_EMAIL", "")])
-            .says(&["sso.json:2:"]),
-        Row::new("--me that is no address", &["whoami", "--me", "a b@c"], 2, "identity-invalid")
-            .says(&["--me"]),
-        Row::new("nobody identified", &["whoami"], 7, "identity-unknown")
-            .env(&[("MESH_MY_EMAIL", "")])
-            .says(&["MESH_MY_EMAIL", "USER.md", "sso.json"]),
-        Row::new(
-            "nobody identified, for broadcast",
-            &["broadcast", "--message", "hi"],
-            7,
-            "identity-unknown",
-        )
-        .env(&[("MESH_MY_EMAIL", "")])
-        .says(&["MESH_MY_EMAIL", "USER.md", "sso.json"]),
-        Row::new("device key malformed", HI, 2, "device-key-malformed")
-            .host(|host| put(host, host.state("device.pem"), "no key"))
-            .gateway(strict),
-        Row::new("device key that everybody may read", HI, 7, "unsafe-file")
-            .host(|host| {
-                let path = host.write(host.state("device.pem"), "no key");
-                fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
-            })
-            .gateway(strict)
-            .says(&["chmod 600", "device.pem"]),
-        invalid("MESH_MSG_SOFT_LIMIT", &[("MESH_MSG_SOFT_LIMIT", "4k")], &["MESH_MSG_SOFT_LIMIT"]),
-        invalid("MESH_MSG_HARD_LIMIT", &[("MESH_MSG_HARD_LIMIT", "-1")], &["MESH_MSG_HARD_LIMIT"]),
-        invalid(
-            "soft over hard",
-            &[("MESH_MSG_SOFT_LIMIT", "9"), ("MESH_MSG_HARD_LIMIT", "8")],
-            &["MESH_MSG_SOFT_LIMIT", "MESH_MSG_HARD_LIMIT"],
-        ),
-        invalid("MESH_TIMEOUT", &[("MESH_TIMEOUT", "soon")], &["MESH_TIMEOUT"]),
-        invalid("MESH_CONNECT_TIMEOUT", &[("MESH_CONNECT_TIMEOUT", "0")], &["MESH_CONNECT_TIMEOUT"]),
-        invalid("MESH_GATEWAY_URL", &[("MESH_GATEWAY_URL", "10.0.0.1")], &["MESH_GATEWAY_URL"]),
-        invalid("MESH_JSON", &[("MESH_JSON", "maybe")], &["MESH_JSON"]),
-        invalid(
-            "OPENCLAW_ALLOW_INSECURE_PRIVATE_WS",
-            &[("OPENCLAW_ALLOW_INSECURE_PRIVATE_WS", "y")],
-            &["OPENCLAW_ALLOW_INSECURE_PRIVATE_WS"],
-        ),
-        Row::new("MESH_MY_EMAIL", HI, 2, "identity-invalid")
-            .env(&[("MESH_MY_EMAIL", "a b@c")])
-            .says(&["MESH_MY_EMAIL"]),
-        Row::new("init from nothing", &["init", "--from", "."], 2, "usage")
-            .says(&["registry.json", "tokens.json"]),
-    ]
-}
-
 /// Writes a file, for a row.
 fn put(host: &Host, path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
     host.write(path, content);
-}
-
-fn chmod(host: &Host, mode: u32) {
-    fs::set_permissions(host.config("tokens.json"), fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Whom, and what.
@@ -342,9 +228,12 @@ fn connections() -> Vec<Row> {
             })
             // A port below 1024, where no test can listen.
             .env(&[("MESH_GATEWAY_URL", "ws://127.0.0.1:9")])
-            .says(&["--gateway"]),
-        Row::new("our own token is nowhere", &["pair", "list"], 5, "own-token-missing")
-            .says(&["OPENCLAW_GATEWAY_TOKEN", "openclaw.json"]),
+            .says(&["--gateway", "agent-mesh serve", "openclaw gateway status"]),
+        Row::new("our own token is nowhere", &["pair", "list"], 5, "own-token-missing").says(&[
+            "OPENCLAW_GATEWAY_TOKEN",
+            "openclaw.json",
+            "agent-mesh serve",
+        ]),
     ]
 }
 
@@ -365,7 +254,7 @@ fn refusals() -> Vec<Row> {
         Row::new("device token revoked", HI, 5, "device-token-invalid")
             .gateway(|| strict().refuse(Refusal::device_token_mismatch()))
             .connects(1)
-            .says(&["agent-mesh pair --to bob"]),
+            .says(&["another gateway may have this address", "rotated, revoked or removed", "agent-mesh join -"]),
         Row::new("approved for less", HI, 5, "scope-mismatch").gateway(|| strict().refuse(Refusal::scope_mismatch())),
         Row::new("bad signature", HI, 5, "device-refused").gateway(|| strict().refuse(Refusal::signature_invalid())),
         Row::new("locked out", HI, 5, "locked-out")
@@ -479,6 +368,8 @@ async fn check(row: &Row, json: bool) -> Vec<String> {
         Ok(told) => {
             let missing = row.says.iter().filter(|words| !told.contains(**words));
             wrong.extend(missing.map(|words| format!("does not say {words:?}: {told}")));
+            let again = row.once.iter().filter(|words| told.matches(**words).count() > 1);
+            wrong.extend(again.map(|words| format!("says {words:?} twice: {told}")));
         }
     }
     if out.code != row.exit {
@@ -502,6 +393,9 @@ fn told_in_json(row: &Row, out: &Out) -> Result<String, String> {
     let typed = row.args.first().copied().unwrap_or_default();
     if command != typed && !(typed == "sned" && command == "agent-mesh") {
         return Err(format!("command is {command}"));
+    }
+    if error["hint"].is_null() {
+        return Err("there is no hint, so nobody knows what to do next".into());
     }
     if error["code"] != row.code {
         return Err(format!("code is {}, not {}", error["code"], row.code));
@@ -527,7 +421,7 @@ async fn what_cannot_be_understood_is_a_usage_error() {
 
 #[tokio::test]
 async fn a_file_or_variable_that_is_wrong_is_named() {
-    walk(files()).await;
+    walk(files::rows()).await;
 }
 
 #[tokio::test]

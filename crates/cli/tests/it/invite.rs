@@ -307,7 +307,120 @@ async fn an_invite_whose_time_is_over_says_so_by_the_gateways_clock() {
     let join = async |text: String| host.call(&["join", "-", "--json"]).stdin(text).run().await.exits(5);
     assert_eq!(code(&join(invite(1_000)).await), "invite-expired");
     assert_eq!(code(&join(invite(4_000_000_000_000)).await), "invite-invalid");
-    assert_eq!(gateway.connects(), 2, "each was shown once");
+    assert_eq!(gateway.connects(), 1, "one that ended long ago is not shown");
+    // By ours it has just ended; theirs is days behind, and counts.
+    let now = jiff::Timestamp::now().as_millisecond();
+    assert_eq!(code(&join(invite(now - 60_000)).await), "invite-invalid");
+    assert_eq!(gateway.connects(), 2);
+}
+
+/// It was shown for 14 s again and again, and then called not approved in time.
+#[tokio::test]
+async fn an_invite_that_has_ended_is_told_at_once_and_not_shown() {
+    let two = Two::new().await;
+    let document = two.bob(&["invite", "alice", "--expires", "1s"]).run().await.ok().json();
+    let invite = document["invite"].as_str().unwrap().to_owned();
+    let end: jiff::Timestamp = document["expiresAt"].as_str().unwrap().parse().unwrap();
+    while jiff::Timestamp::now() <= end {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let out = two.join(&invite, &[]).await.exits(5);
+    assert_eq!(code(&out), "invite-expired");
+    assert!(out.json()["error"]["hint"].as_str().unwrap().contains("agent-mesh invite NAME"));
+    let listed = two.bob(&["pair", "list"]).run().await.ok().json();
+    assert_eq!(listed["pending"], json!([]), "the code was not shown");
+    two.serve.end().await;
+    assert_eq!(
+        code(&two.alices.call(&["join", "-", "--json"]).stdin(invite).run().await.exits(5)),
+        "invite-expired"
+    );
+}
+
+/// The gateway keeps one request a device, and the name of the latest connect with it; it tells nobody that it changed.
+#[tokio::test]
+async fn a_newer_invite_lets_in_a_device_that_had_asked_before() {
+    let two = Two::new().await;
+    two.alices.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": two.serve.url() }]));
+    two.alices.run(&["pair", "--to", "bob"]).await.ok();
+    let mut bob = Watch::start(two.bob(&["pair", "approve", "--invited", "--watch"]));
+    assert_eq!(bob.next().await["reason"], "not-known");
+    let first = two.invite().await;
+    let mut bare = opened(&first);
+    bare.as_object_mut().unwrap().remove("proof");
+    let unproven = format!("amesh1.{}", URL_SAFE_NO_PAD.encode(bare.to_string()));
+    two.join(&unproven, &["--timeout", "1s"]).await.exits(3);
+
+    let invite = two.invite().await;
+    two.join(&invite, &[]).await.ok();
+    let approved = bob.next().await;
+    assert_eq!((&approved["decision"], &approved["reason"]), (&json!("approved"), &json!("invite")));
+    bob.child.kill().await.unwrap();
+    two.send().await.ok();
+}
+
+/// Bob was slow: what Alice runs next says that the same invite goes on, and it does.
+#[tokio::test]
+async fn a_join_that_ran_out_of_time_goes_on_with_the_same_invite() {
+    let two = Two::new().await;
+    let invite = two.invite().await;
+    let pending = two.join(&invite, &["--timeout", "1s"]).await.exits(3);
+    assert!(pending.json()["error"]["hint"].as_str().unwrap().contains("same invite again"));
+    two.bob(&["pair", "approve", "--invited"]).run().await.ok();
+
+    let hint = |out: &Out| out.json()["error"]["hint"].as_str().unwrap().to_owned();
+    for args in
+        [&["send", "--to", "bob", "--message", "hi", "--json"][..], &["ping", "--to", "bob", "--json"]]
+    {
+        let refused = two.alices.run(args).await.exits(5);
+        assert_eq!(code(&refused), "join-unfinished", "without a registry");
+        assert!(hint(&refused).contains("same invite again: agent-mesh join -"), "{refused:?}");
+    }
+    let doctor = two.alices.run(&["doctor"]).await.ok().stdout;
+    assert!(doctor.contains("here (with the same invite): agent-mesh join -"), "{doctor}");
+    // Known from before, with a token that was revoked: it is not that one which is needed.
+    two.alices.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": two.serve.url() }]));
+    assert_eq!(code(&two.send().await.exits(5)), "join-unfinished");
+    let id = two.alices.run(&["whoami", "--json"]).await.ok().json()["device"]["id"].clone();
+    let old = json!({ "tokens": { "bob": { "deviceToken": "sEcReT-old", "deviceId": id, "scopes": [],
+        "issuedAt": "2026-11-23T10:00:00Z", "url": two.serve.url() } } });
+    two.alices.write(two.alices.state("device-tokens.json"), old.to_string());
+    assert_eq!(code(&two.send().await.exits(5)), "join-unfinished");
+
+    two.join(&invite, &[]).await.ok();
+    two.send().await.ok();
+    let asked = fs::read_to_string(two.alices.state("asked.json")).unwrap();
+    assert_eq!(asked, "{}", "what is done is forgotten");
+}
+
+/// `pair` threw away the token of Bob's gateway when somebody else's answered at his address.
+#[tokio::test]
+async fn a_token_that_another_gateway_refuses_is_kept() {
+    let mut two = Two::new().await;
+    let invite = two.invite().await;
+    two.join(&invite, &["--timeout", "1s"]).await.exits(3);
+    two.bob(&["pair", "approve", "--invited"]).run().await.ok();
+    two.join(&invite, &[]).await.ok();
+    let kept = fs::read(two.alices.state("device-tokens.json")).unwrap();
+    let address = two.serve.address.clone();
+    two.serve.end().await;
+
+    let carols = Host::new();
+    let other = Serve::start_on(&carols, &address, &[]).await;
+    let refused = two.alices.run(&["send", "--to", "bob", "--message", "hi", "--json"]).await.exits(5);
+    let hint = refused.json()["error"]["hint"].as_str().unwrap().to_owned();
+    assert!(
+        hint.starts_with("another gateway may have this address") && !hint.contains("pair --to"),
+        "{hint}"
+    );
+    let doctor = two.alices.run(&["doctor", "--to", "bob"]).await.ok().stdout;
+    assert!(!doctor.contains("pair --to") && doctor.contains("is not Bob's address any more"), "{doctor}");
+    let asked = two.alices.run(&["pair", "--to", "bob"]).await.ok();
+    assert!(asked.stderr.contains("it is kept until Bob's gateway gives us another"), "{}", asked.stderr);
+    assert_eq!(fs::read(two.alices.state("device-tokens.json")).unwrap(), kept);
+    other.end().await;
+
+    two.serve = Serve::start_on(&two.bobs, &address, &["--token-file", "serve.token"]).await;
+    two.send().await.ok();
 }
 
 #[tokio::test]

@@ -144,27 +144,29 @@ async fn doctor_finds_nothing_wrong_with_what_works() {
 
 #[tokio::test]
 async fn doctor_names_the_command_and_the_side_that_runs_it() {
-    type Case = (&'static str, fn() -> Script, &'static str, &'static str);
+    type Case = (&'static str, fn() -> Script, &'static str, &'static str, &'static str);
+    let set = "agent-mesh token set bob < FILE";
     let rows: [Case; 3] = [
-        ("wrong token", || Script::new().shared_token("another"), "ours", "agent-mesh token set bob < FILE"),
-        ("no rights", || strict().pairing_required(), "ours", "agent-mesh pair --to bob"),
+        ("wrong token", || Script::new().shared_token("another"), "ours", set, "here: "),
+        ("no rights", || strict().pairing_required(), "ours", "agent-mesh pair --to bob", "here: "),
         (
             "starting up",
             || strict().fault(Fault::new(Cut::AfterTcp, How::Drop)),
             "theirs",
             "openclaw gateway status",
+            "on Bob's host (with OpenClaw): ",
         ),
     ];
-    for (row, script, side, command) in rows {
+    for (row, script, side, command, place) in rows {
         let gateway = FakeGateway::start(script()).await;
         let host = Host::with_bob(&gateway.url());
         let document = host.run(&["doctor", "--to", "bob", "--json"]).await.ok().json();
         assert_eq!(document["healthy"], false, "{row}");
         let failed = document["checks"].as_array().unwrap().iter();
         let failed = failed.filter(|check| check["scope"] == "peer").find(|check| check["status"] == "fail");
-        assert_eq!(failed.unwrap()["fix"], json!({ "side": side, "command": command }), "{row}");
+        let fix = &failed.unwrap()["fix"];
+        assert_eq!((&fix["side"], &fix["command"]), (&json!(side), &json!(command)), "{row}");
         let out = host.run(&["doctor", "--to", "bob"]).await.ok();
-        let place = if side == "ours" { "here: " } else { "on Bob's host: " };
         assert!(out.stdout.contains(&format!("{place}{command}")), "{row}: {}", out.stdout);
     }
 }

@@ -64,7 +64,10 @@ async fn ping_and_doctor_show_the_identity() {
     moved(&host, &other.url());
     assert_eq!(identity(&host).await, json!({ "deviceId": OTHER, "status": "changed" }));
     let doctor = host.run(&["doctor", "--to", "bob"]).await.ok().stdout;
-    assert!(doctor.contains("here: agent-mesh trust reset bob"), "{doctor}");
+    assert!(
+        doctor.contains("here (only if Bob really has a new gateway): agent-mesh trust reset bob"),
+        "{doctor}"
+    );
 }
 
 #[tokio::test]

@@ -89,6 +89,40 @@ async fn whoami_needs_no_registry_and_makes_no_key() {
     assert!(!host.path(".local").exists() && !host.path(".config").exists(), "whoami wrote something");
 }
 
+/// It once said nothing of us because of a comma in a file that is about others.
+#[tokio::test]
+async fn a_broken_file_does_not_hide_who_we_are() {
+    let host = Host::with_bob("ws://127.0.0.1:1");
+    host.write(host.config("registry.json"), "{");
+    host.write(host.config("tokens.json"), "{");
+    host.write(host.state("device.pem"), "no key");
+    let out = host.run(&["whoami", "--json"]).await.ok();
+    let document = out.json();
+    assert_eq!(document["identity"]["emailPrefix"], "alice");
+    let codes: Vec<_> =
+        document["problems"].as_array().unwrap().iter().map(|row| row["code"].clone()).collect();
+    assert_eq!(codes, ["registry-malformed", "tokens-malformed", "device-key-malformed"]);
+    let text = host.run(&["whoami"]).await.ok();
+    assert!(text.stdout.starts_with("alice <alice@example.com>"), "{}", text.stdout);
+    assert!(text.stderr.contains("registry.json:1:") && text.stderr.contains("hint: "), "{}", text.stderr);
+}
+
+#[tokio::test]
+async fn a_broken_registry_is_a_finding_of_doctors_and_not_its_end() {
+    let host = Host::with_bob("ws://127.0.0.1:1");
+    host.write(host.config("registry.json"), "[]");
+    for args in [&["doctor", "--json"][..], &["doctor", "--to", "bob", "--json"]] {
+        let document = host.run(args).await.ok().json();
+        assert_eq!(document["healthy"], false);
+        let checks = document["checks"].as_array().unwrap();
+        let registry = checks.iter().find(|check| check["name"] == "registry").unwrap();
+        assert_eq!(registry["status"], "fail");
+        assert!(registry["fix"]["command"].as_str().unwrap().starts_with("$EDITOR "), "{registry}");
+    }
+    host.registry(&json!([]));
+    host.run(&["doctor", "--to", "bob"]).await.exits(4);
+}
+
 #[tokio::test]
 async fn whoami_shows_our_entry_tokens_and_device() {
     let host = Host::with_bob("ws://127.0.0.1:1");

@@ -219,8 +219,10 @@ impl Pairing {
     pub(crate) fn request(&mut self, claim: &Claim, now: Now) -> Result<(Pending, bool), ErrorShape> {
         self.pending.retain(|pending| pending.expires > now.at);
         let mine = self.pending.iter().position(|p| p.claim.device_id == claim.device_id);
-        if let Some(pending) = mine.map(|i| &self.pending[i]).filter(|p| p.claim.asks_the_same(claim)) {
-            return Ok((pending.clone(), false));
+        if let Some(i) = mine.filter(|i| self.pending[*i].claim.asks_the_same(claim)) {
+            // The name is that of the latest connect, as at the real gateway: a newer invite is proven by it.
+            self.pending[i].claim.display_name.clone_from(&claim.display_name);
+            return Ok((self.pending[i].clone(), false));
         }
         // A request that asks for something else gets a new id: nobody may approve what he was not shown.
         if let Some(outdated) = mine {

@@ -23,7 +23,8 @@ use book::Book;
 
 /// How long our own gateway may take for one thing.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How often the files are looked at: only their time and size, which costs nothing.
+/// How often the files are looked at: only their time and size, which costs nothing; and those who wait, if any were left
+/// alone.
 const LOOK: Duration = Duration::from_secs(1);
 /// The first pause before our own gateway is called again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -124,6 +125,8 @@ pub struct Doorkeeper<'a> {
     book: Book,
     /// What was last said of each request.
     told: HashMap<String, Reason>,
+    /// Whether somebody waits who was left alone.
+    left: bool,
 }
 
 impl<'a> Doorkeeper<'a> {
@@ -133,7 +136,7 @@ impl<'a> Doorkeeper<'a> {
     /// When the registry or the file of invites cannot be used.
     pub fn new(mesh: &'a Mesh, rules: Rules) -> Result<Self, MeshError> {
         let book = Book::read(mesh, &rules)?;
-        Ok(Self { mesh, rules, book, told: HashMap::new() })
+        Ok(Self { mesh, rules, book, told: HashMap::new(), left: false })
     }
 
     /// Decides on those who wait now.
@@ -223,8 +226,9 @@ impl<'a> Doorkeeper<'a> {
                     },
                     Some(_) => ControlFlow::Continue(()),
                 },
-                // Who was not known before may be now.
-                _ = looks.tick() => if self.reread(report) {
+                // Who was not known before may be now: the files changed, or the device shows a newer invite, of which a
+                // gateway tells nobody, since it is the same request.
+                _ = looks.tick() => if self.reread(report) || self.left {
                     self.round(own, report).await?
                 } else {
                     ControlFlow::Continue(())
@@ -262,6 +266,7 @@ impl<'a> Doorkeeper<'a> {
         let waiting = own.call(&PairList {}, Instant::now() + PATIENCE).await?.pending;
         // After the list: whoever stands in it may be known since a moment before.
         self.reread(report);
+        self.left = false;
         for row in &waiting {
             if self.decide(own, row, report).await?.is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -285,6 +290,7 @@ impl<'a> Doorkeeper<'a> {
         if reason.verdict() == Verdict::Approved {
             reason = self.approve(own, row, reason).await?;
         }
+        self.left |= reason.verdict() == Verdict::Left;
         if said == Some(reason) {
             return Ok(ControlFlow::Continue(()));
         }

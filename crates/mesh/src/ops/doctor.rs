@@ -1,7 +1,9 @@
 //! What is wrong here, or on the other side, and the command that helps.
 //!
-//! It changes nothing: no file is made, no pairing request is filed, and each credential is shown at most once.
+//! It changes nothing: no file stays that was not there, no pairing request is filed, and each credential is shown at most
+//! once.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{StreamExt, future::join, stream};
@@ -11,12 +13,14 @@ use tokio::time::Instant;
 use super::list::millis;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
+use crate::private_file::shell_word;
 use crate::record::To;
 use crate::registry::Agent;
 
 mod clock;
 mod local;
 mod peer;
+mod remedy;
 
 /// How many peers are looked at at once.
 const AT_ONCE: usize = 64;
@@ -86,6 +90,12 @@ pub struct Fix {
     pub side: Side,
     /// Ready for a shell.
     pub command: String,
+    /// When it helps, if that is not certain: "if Bob has a new gateway".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// What comes next, or helps where this does not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Self>,
 }
 
 /// Who runs a command.
@@ -99,12 +109,30 @@ pub enum Side {
 }
 
 impl Fix {
+    fn new(side: Side, command: impl Into<String>) -> Self {
+        Self { side, command: command.into(), when: None, also: Vec::new() }
+    }
+
     fn ours(command: impl Into<String>) -> Option<Self> {
-        Some(Self { side: Side::Ours, command: command.into() })
+        Some(Self::new(Side::Ours, command))
     }
 
     fn theirs(command: impl Into<String>) -> Option<Self> {
-        Some(Self { side: Side::Theirs, command: command.into() })
+        Some(Self::new(Side::Theirs, command))
+    }
+
+    /// A file that only its owner can put right.
+    fn edit(file: &Path) -> Self {
+        Self::new(Side::Ours, format!("$EDITOR {}", shell_word(file)))
+    }
+
+    fn when(self, when: impl Into<String>) -> Self {
+        Self { when: Some(when.into()), ..self }
+    }
+
+    fn also(mut self, also: impl IntoIterator<Item = Self>) -> Self {
+        self.also.extend(also);
+        self
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
 use crate::git_exposure::{git_exposure, work_tree};
+use crate::identity::{self, Identity};
 use crate::merged::Merged;
 use crate::mesh::Mesh;
 use crate::private_file::{create, folder_of, wide_folder};
@@ -36,6 +37,13 @@ pub struct InitReport {
     pub files: Vec<InitFile>,
     /// Our device id.
     pub device_id: String,
+    /// Who we are, if any source says.
+    pub identity: Option<Identity>,
+    /// Whether we are in the registry.
+    pub in_registry: bool,
+    /// Where to say who we are, while nobody does.
+    #[serde(skip)]
+    pub searched: Vec<String>,
     /// What was taken over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
@@ -62,7 +70,7 @@ pub enum FileStatus {
     Created,
     /// It was there, and is as it was.
     Kept,
-    /// It was there, and got entries of the skill.
+    /// It was there, and got entries of the skill, or ourselves.
     Updated,
 }
 
@@ -85,7 +93,7 @@ pub struct Warning {
 }
 
 /// Makes what is missing: a registry with ourselves in it, an empty tokens file, the device key. What is there already is
-/// kept; only entries of the skill in `options.from` are added to it. Everything is read and checked before anything is
+/// kept; only entries of the skill in `options.from` are added to it, and ourselves to a registry of nobody. Everything is read and checked before anything is
 /// written.
 ///
 /// # Errors
@@ -95,11 +103,11 @@ pub fn init(mesh: &Mesh, options: &InitOptions) -> Result<InitReport, MeshError>
         Some(folder) => Theirs::load(folder, mesh.config())?,
         None => Theirs::default(),
     };
-    let (registry, agents) = registry(mesh, &theirs, options.overwrite)?;
+    let (registry, agents, is_joined) = registry(mesh, &theirs, options.overwrite)?;
     mesh.token_store().all()?;
     let new_key = DeviceKey::load(&mesh.device_key_path())?.is_none();
 
-    let mut files = write_registry(mesh, &registry, &agents)?;
+    let mut files = write_registry(mesh, &registry, agents.changes() || is_joined)?;
     files.extend(write_gitignore(&mesh.config().tokens)?);
     let (tokens_file, tokens) = write_tokens(mesh, &theirs, options.overwrite)?;
     files.push(tokens_file);
@@ -108,28 +116,29 @@ pub fn init(mesh: &Mesh, options: &InitOptions) -> Result<InitReport, MeshError>
     let mut warnings = theirs.warnings();
     warnings.extend(exposures(mesh));
     let imported = options.from.is_some().then_some(Imported { agents, tokens });
-    Ok(InitReport { files, device_id, imported, warnings })
+    let in_registry = registry.agents.iter().any(|agent| mesh.is_me(agent));
+    let identity = mesh.identity()?.cloned();
+    let searched = identity::searched(&mesh.config().identity);
+    Ok(InitReport { files, device_id, identity, in_registry, searched, imported, warnings })
 }
 
-/// Our registry as it shall be, and what of the skill's is in it.
-fn registry(mesh: &Mesh, theirs: &Theirs, overwrite: bool) -> Result<(Registry, Merged), MeshError> {
+/// Our registry as it shall be, what of the skill's is in it, and whether we were put into it. A list that somebody made is
+/// his: we are put only into one that is new, or lists nobody, as that of the skill does at first.
+fn registry(mesh: &Mesh, theirs: &Theirs, overwrite: bool) -> Result<(Registry, Merged, bool), MeshError> {
     let schema = Some(format!("./{SCHEMA}"));
     let mut ours = match Registry::load(&mesh.config().registry) {
         Ok(ours) => ours,
-        Err(RegistryError::Missing { .. }) if theirs.registry.is_some() => {
-            Registry { schema, ..Registry::default() }
-        }
-        Err(RegistryError::Missing { .. }) => {
-            let me = mesh.identity()?.map(|me| starter_entry(&me.email_prefix));
-            Registry { schema, agents: me.into_iter().collect(), ..Registry::default() }
-        }
+        Err(RegistryError::Missing { .. }) => Registry { schema, ..Registry::default() },
         Err(error) => return Err(error.into()),
     };
+    let is_new = ours.agents.is_empty();
     let merged = match &theirs.registry {
         Some(theirs) => import::merge(&mut ours, theirs, overwrite),
         None => Merged::default(),
     };
-    Ok((ours, merged))
+    let me = mesh.identity()?.filter(|_| is_new && !ours.agents.iter().any(|agent| mesh.is_me(agent)));
+    ours.agents.splice(0..0, me.map(|me| starter_entry(&me.email_prefix)));
+    Ok((ours, merged, me.is_some()))
 }
 
 /// Ourselves, with the address still to be filled in. No made-up teammates: a broadcast would try them.
@@ -140,13 +149,13 @@ fn starter_entry(email_prefix: &str) -> Agent {
     Agent { ip: Some(String::new()), ..Agent::new(name, email_prefix) }
 }
 
-fn write_registry(mesh: &Mesh, registry: &Registry, merged: &Merged) -> Result<Vec<InitFile>, MeshError> {
+fn write_registry(mesh: &Mesh, registry: &Registry, is_changed: bool) -> Result<Vec<InitFile>, MeshError> {
     let path = &mesh.config().registry;
     if path.exists() {
-        if merged.changes() {
+        if is_changed {
             registry.save(path)?;
         }
-        let status = if merged.changes() { FileStatus::Updated } else { FileStatus::Kept };
+        let status = if is_changed { FileStatus::Updated } else { FileStatus::Kept };
         return Ok(vec![InitFile { file: "registry", path: path.clone(), status }]);
     }
     let created = create(path, &registry.to_json(path)?)?;

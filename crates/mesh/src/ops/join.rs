@@ -1,6 +1,6 @@
 //! Redeeming an invite: our device asks, the inviter's side lets it in, and from then on its own token is enough.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::SCOPE_WRITE;
 use openclaw_client::protocol::methods::info::GatewayIdentityGet;
@@ -21,7 +21,10 @@ use crate::record::To;
 use crate::registry::{Agent, LookupError, Registry, RegistryError};
 use crate::route::{gateway, recognize};
 
-/// Our clock may be ahead: an invite that seems over is shown once all the same, and its gateway decides.
+/// Clocks differ: an invite that ended only so long ago, as ours says, is looked at by its gateway's. It is what a gateway
+/// bears with, too.
+const SKEW: SignedDuration = SignedDuration::from_mins(2);
+/// So long it is tried at least, however little time the invite seems to have.
 const AT_LEAST: Duration = Duration::from_secs(15);
 
 /// How an invite is redeemed.
@@ -80,13 +83,22 @@ pub async fn join(
     let peer = Peer::new(mesh, &entry(mesh, invite, options)?)?;
     let peer = if invite.pin.is_some() { peer.pinned_by(PinnedBy::Invite) } else { peer };
     let deadline = Instant::now() + options.timeout.unwrap_or_else(|| time_left(invite));
+    // The code is ours since we showed it, and the gateway takes it for its full time, whatever the invite says.
+    let is_ours = mesh.asked().of(&peer.to).is_some_and(|request| request.url == peer.endpoint.to_string());
+    if !is_ours && ended(invite, Timestamp::now() - SKEW) {
+        return match is_in(mesh, &peer, deadline).await? {
+            true => enter(mesh, peer, invite, options),
+            false => Err(MeshError::InviteEnded { to: peer.to }),
+        };
+    }
     let mut asked: Option<String> = None;
     loop {
-        match knock(mesh, &peer, invite, deadline).await {
+        match knock(mesh, &peer, invite, is_ours || asked.is_some(), deadline).await {
             Ok(()) => return enter(mesh, peer, invite, options),
             Err(error) => match (error.refusal(), &asked) {
                 (Some(Fault::PairingRequired { request_id: Some(id), .. }), _) => {
                     if asked.as_ref() != Some(&id) {
+                        mesh.asked().note(&peer.to, peer.endpoint.to_string())?;
                         observer.progress(Progress::PairingPending { to: &peer.to, request_id: &id });
                         asked = Some(id);
                     }
@@ -97,16 +109,23 @@ pub async fn join(
                 _ if is_worthless(&error) && is_in(mesh, &peer, deadline).await? => {
                     return enter(mesh, peer, invite, options);
                 }
+                // Nobody is there to say what time it is.
+                _ if error.is_unreachable() && !is_ours && ended(invite, Timestamp::now()) => {
+                    return Err(MeshError::InviteEnded { to: peer.to });
+                }
                 _ => return Err(error),
             },
         }
         if Instant::now() + POLL >= deadline {
-            let address = peer.endpoint.to_string();
-            let status = PairStatus::Pending;
-            return Ok(Joined { peer: peer.to, status, address, request_id: asked, registry: None });
+            return Ok(not_yet(peer, asked));
         }
         sleep(POLL).await;
     }
+}
+
+fn not_yet(peer: Peer, request_id: Option<String>) -> Joined {
+    let (status, address) = (PairStatus::Pending, peer.endpoint.to_string());
+    Joined { peer: peer.to, status, address, request_id, registry: None }
 }
 
 /// The sender as a teammate, at the address of the invite. A registry that says otherwise is believed: whoever wrote the
@@ -182,17 +201,32 @@ fn is_of(agent: &Agent, to: &To) -> bool {
     agent.email_prefix.eq_ignore_ascii_case(&to.email_prefix)
 }
 
+/// Whether an invite has ended at this time.
+fn ended(invite: &Invite, now: Timestamp) -> bool {
+    invite.expires_at.is_some_and(|end| end <= now)
+}
+
 fn time_left(invite: &Invite) -> Duration {
     let Some(end) = invite.expires_at else { return LONGEST };
     Duration::try_from(end - Timestamp::now()).unwrap_or_default().max(AT_LEAST)
 }
 
-/// Shows the code once. When we are let in, our own token is kept.
-async fn knock(mesh: &Mesh, peer: &Peer, invite: &Invite, deadline: Instant) -> Result<(), MeshError> {
+/// Shows the code once; one that has ended only if it is our device's already. When we are let in, our own token is kept.
+async fn knock(
+    mesh: &Mesh,
+    peer: &Peer,
+    invite: &Invite,
+    is_ours: bool,
+    deadline: Instant,
+) -> Result<(), MeshError> {
     let failed = |source| peer.failed(source);
     let mut trace = Trace::default();
     let challenged = gateway::challenge(mesh, peer, deadline, &mut trace).await.map_err(failed)?;
-    let gateway_time = challenged.gateway_time_ms();
+    // By their clock, which is the one that counts.
+    let is_over = invite.expires_at.is_some_and(|end| end.as_millisecond() <= challenged.gateway_time_ms());
+    if is_over && !is_ours {
+        return Err(MeshError::InviteEnded { to: peer.to.clone() });
+    }
     let device = mesh.device()?;
     let name = mesh.display_name()?;
     let name = invite.proof.as_ref().map_or(name.clone(), |proof| proof.sign(&name, device.id()));
@@ -201,8 +235,6 @@ async fn knock(mesh: &Mesh, peer: &Peer, invite: &Invite, deadline: Instant) -> 
     let client = match challenged.authenticate(access, Some(device), deadline, &mut trace).await {
         Ok(client) => client,
         Err(ConnectError::Refused(shape)) if shape.fault() == Fault::BootstrapTokenInvalid => {
-            // By their clock, which is the one that counts.
-            let is_over = invite.expires_at.is_some_and(|end| end.as_millisecond() <= gateway_time);
             return Err(if is_over {
                 MeshError::InviteEnded { to: peer.to.clone() }
             } else {
@@ -269,6 +301,7 @@ async fn is_in(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<bool, Mesh
 
 fn enter(mesh: &Mesh, peer: Peer, invite: &Invite, options: &JoinOptions) -> Result<Joined, MeshError> {
     let registry = Some(enroll(mesh, &peer.to, invite, options.replace)?);
+    mesh.asked().forget(&peer.to)?;
     let (status, address) = (PairStatus::Approved, peer.endpoint.to_string());
     Ok(Joined { peer: peer.to, status, address, request_id: None, registry })
 }

@@ -40,6 +40,9 @@ pub struct Pairing {
     pub status: PairStatus,
     /// What the peer runs: any one of these.
     pub commands: Vec<String>,
+    /// Whether it refused the device token that we have. It is kept until a gateway gives another: at the address of a
+    /// teammate there may be somebody else's by now, and then it is still good.
+    pub old_token_refused: bool,
 }
 
 /// Where a request stands.
@@ -95,6 +98,7 @@ pub async fn pair(
 struct Credentials {
     device: Option<Credential>,
     shared: Option<Credential>,
+    old_token_refused: bool,
 }
 
 impl Credentials {
@@ -103,6 +107,7 @@ impl Credentials {
         Ok(Self {
             device: mesh.device_token(prefix)?.map(|token| Credential::Device(token.token.clone())),
             shared: mesh.shared_token(prefix)?.cloned().map(Credential::Shared),
+            old_token_refused: false,
         })
     }
 }
@@ -122,21 +127,24 @@ async fn ask(
     if let (Err(error), Some(_)) = (&outcome, &credentials.device)
         && error.refusal() == Some(Fault::DeviceTokenMismatch)
     {
-        // It is worth nothing any more. Shown again, it would count towards a lockout.
-        mesh.device_token_store().remove(&to.email_prefix)?;
+        // Shown again in this run, it would count towards a lockout.
         credentials.device = None;
+        credentials.old_token_refused = true;
         let next = credentials.shared.clone().unwrap_or(Credential::None);
         outcome = gateway::connect_with(mesh, peer, next, deadline, &mut trace).await;
     }
+    let old_token_refused = credentials.old_token_refused;
     match outcome {
         Ok(client) => {
             client.close().await;
-            Ok(Pairing { to, request_id: None, status: PairStatus::Approved, commands: Vec::new() })
+            let (status, commands) = (PairStatus::Approved, Vec::new());
+            Ok(Pairing { to, request_id: None, status, commands, old_token_refused })
         }
         Err(error) => match error.refusal() {
             Some(Fault::PairingRequired { request_id: Some(id), .. }) => {
                 let commands = approve_commands(&id);
-                Ok(Pairing { to, request_id: Some(id), status: PairStatus::Pending, commands })
+                let status = PairStatus::Pending;
+                Ok(Pairing { to, request_id: Some(id), status, commands, old_token_refused })
             }
             Some(Fault::TokenMissing) => Err(MeshError::NoCredential { to }),
             _ => Err(error),

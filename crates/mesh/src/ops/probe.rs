@@ -93,7 +93,7 @@ async fn connect(
     *ahead_ms = Some(jiff::Timestamp::now().as_millisecond().saturating_sub(challenged.gateway_time_ms()));
     let credential = credential?;
     let device = match credential {
-        Credential::None => return Err(MeshError::NoCredential { to: peer.to.clone() }),
+        Credential::None => return Err(gateway::no_credential(mesh, peer)),
         _ if mesh.was_refused(&peer.to.email_prefix) => {
             return Err(MeshError::RefusedBefore { to: peer.to.clone() });
         }

@@ -477,9 +477,10 @@ async fn attempt(
 /// A message that never left is failed, unreachable or skipped, by what stopped it.
 fn last_certain(state: State, error: Option<&MeshError>) -> State {
     match (state, error) {
-        (State::Sending, Some(MeshError::NoAddress { .. } | MeshError::NoCredential { .. })) => {
-            State::Skipped
-        }
+        (
+            State::Sending,
+            Some(MeshError::NoAddress { .. } | MeshError::NoCredential { .. } | MeshError::Asked { .. }),
+        ) => State::Skipped,
         (State::Sending, Some(error)) if error.is_unreachable() => State::Unreachable,
         (State::Queued, Some(MeshError::Expired { .. })) => State::Expired,
         (State::Queued | State::Sending, Some(_)) => State::Failed,

@@ -32,8 +32,8 @@ pub(crate) fn credential(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshErr
 
 /// The same, where there has to be one.
 pub(crate) fn credential_to_talk(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshError> {
-    match credential(mesh, peer)? {
-        Credential::None => Err(MeshError::NoCredential { to: peer.to.clone() }),
+    match credential(mesh, peer).map_err(|error| asked(mesh, peer).unwrap_or(error))? {
+        Credential::None => Err(no_credential(mesh, peer)),
         credential => Ok(credential),
     }
 }
@@ -45,7 +45,13 @@ async fn connect(
     credential: Credential,
     deadline: Instant,
 ) -> Result<Client, MeshError> {
-    let client = connect_with(mesh, peer, credential, deadline, &mut Trace::default()).await?;
+    let client = match connect_with(mesh, peer, credential, deadline, &mut Trace::default()).await {
+        // It is the one of before, and the invite brings another.
+        Err(error) if error.refusal() == Some(Fault::DeviceTokenMismatch) => {
+            return Err(asked(mesh, peer).unwrap_or(error));
+        }
+        connected => connected?,
+    };
     // Protocol 3 says nothing of rights: there the first call shows.
     match &client.hello().auth {
         Some(granted) if !granted.allows(SCOPE_WRITE) => {
@@ -53,6 +59,17 @@ async fn connect(
         }
         _ => Ok(client),
     }
+}
+
+/// We have nothing to show a peer: how far we came with him before.
+pub(crate) fn no_credential(mesh: &Mesh, peer: &Peer) -> MeshError {
+    asked(mesh, peer).unwrap_or_else(|| MeshError::NoCredential { to: peer.to.clone() })
+}
+
+/// Whether it is an invite that has to be given again.
+fn asked(mesh: &Mesh, peer: &Peer) -> Option<MeshError> {
+    let request = mesh.asked().of(&peer.to)?;
+    Some(MeshError::Asked { to: peer.to.clone(), at: request.at })
 }
 
 /// Connects as [`connect`] does, and tries again while the gateway says that it is starting or restarting.

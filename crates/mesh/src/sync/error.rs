@@ -35,6 +35,9 @@ pub enum SyncError {
         /// The source.
         origin: String,
     },
+    /// The source answered with a list that cannot be: what is wrong, and where, names the source.
+    #[error(transparent)]
+    Malformed(RegistryError),
     /// The source did not answer, or not with a list of teammates.
     #[error("{origin}")]
     Broken {
@@ -118,6 +121,9 @@ pub enum Broken {
 impl Broken {
     /// This, of the source `origin`.
     pub(super) fn of(self, origin: &str) -> SyncError {
-        SyncError::Broken { origin: origin.to_owned(), source: self }
+        match self {
+            Self::Registry(error) => SyncError::Malformed(error),
+            source => SyncError::Broken { origin: origin.to_owned(), source },
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use agent_mesh_testkit::{FakeGateway, Refusal, Script};
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::ops::doctor::{Check, Report, Scope, Side, Status, doctor};
+use agent_team_mesh::{Mesh, MeshConfig};
 
 use crate::team::{SOON, TOKEN, Team, nobody};
 
@@ -70,12 +71,13 @@ async fn each_failure_names_the_command_that_helps() {
     let pairing = Refusal::pairing_required("req-9; reboot", &id, "scope-upgrade");
     let pair = "agent-mesh pair --to bob";
     let set = "agent-mesh token set bob < FILE";
+    let invite = "agent-mesh invite alice";
     let cases = [
         (Refusal::token_mismatch(), "auth", Some((Side::Ours, set))),
-        (Refusal::device_token_mismatch(), "auth", Some((Side::Ours, pair))),
         (Refusal::scope_mismatch(), "auth", Some((Side::Ours, pair))),
         (Refusal::rate_limited(), "auth", None),
         (Refusal::starting_up(), "auth", None),
+        (Refusal::token_missing(), "auth", Some((Side::Theirs, invite))),
         (Refusal::device_identity_required(), "pairing", Some((Side::Ours, pair))),
         (pairing, "pairing", Some((Side::Theirs, "openclaw devices approve 'req-9; reboot'"))),
     ];
@@ -91,6 +93,25 @@ async fn each_failure_names_the_command_that_helps() {
         );
         assert_eq!(bob.connects(), 1);
     }
+}
+
+/// It once said `pair --to bob`, which threw the good token away, when somebody else's gateway had Bob's address.
+#[tokio::test]
+async fn a_refused_device_token_may_be_for_another_gateway_so_the_address_comes_first() {
+    let (team, bob) = Team::with_bob(Script::new().refuse(Refusal::device_token_mismatch())).await;
+    team.device_token_for("bob", "tok-device");
+    let fixed = |report: &Report| check(report, "auth").fix.clone().unwrap();
+    let address = fixed(&examine_bob(&team).await);
+    assert_eq!(address.command, format!("$EDITOR {}", team.mesh.config().registry.display()));
+    assert_eq!(address.when, Some(format!("if {} is not Bob's address any more", bob.url())));
+    let [invite] = &address.also[..] else { panic!("{address:?}") };
+    assert_eq!((invite.side, &*invite.command), (Side::Theirs, "agent-mesh invite alice"));
+    assert_eq!(invite.also[0].command, "agent-mesh join -");
+
+    team.device_token_from("bob", "tok-device", "ws://10.0.0.11:18789");
+    let team = team.next_run(|_| {});
+    let when = fixed(&examine_bob(&team).await).when.unwrap();
+    assert!(when.contains("ws://10.0.0.11:18789") && when.contains(&bob.url()), "{when}");
 }
 
 #[tokio::test]
@@ -122,6 +143,11 @@ async fn all_peers_are_looked_at_and_each_has_its_name() {
     assert_eq!(
         of("Pending").iter().map(|c| (c.name, c.status)).collect::<Vec<_>>(),
         [("address", Status::Warn)]
+    );
+    let fix = of("Bob").last().unwrap().fix.clone().unwrap();
+    assert_eq!(
+        (fix.side, &*fix.command, &*fix.also[0].command),
+        (Side::Theirs, "agent-mesh invite alice", "agent-mesh join -")
     );
     assert!(of("Alice").is_empty(), "we are no peer of ours");
 }
@@ -163,5 +189,34 @@ async fn our_own_gateway_is_asked_once() {
     assert_eq!(right.connects(), 2);
 
     let team = team.next_run(|config| token(config, nobody(), "tok-own"));
-    assert_eq!(check(&doctor(&team.mesh, None, SOON).await, "own-gateway").status, Status::Warn);
+    let report = doctor(&team.mesh, None, SOON).await;
+    let own = check(&report, "own-gateway");
+    assert_eq!(
+        (own.status, fix(own)),
+        (Status::Warn, Some((Side::Ours, "agent-mesh serve"))),
+        "no OpenClaw here"
+    );
+    let settings = team.mesh.config().state_dir.join("openclaw.json");
+    agent_team_mesh::private_file::write(&settings, b"{}").unwrap();
+    let team = team.next_run(|config| config.gateway.openclaw_json = Some(settings.clone()));
+    let report = doctor(&team.mesh, None, SOON).await;
+    assert_eq!(fix(check(&report, "own-gateway")), Some((Side::Ours, "openclaw gateway status")));
+}
+
+/// A disk without room once looked healthy: the folder's mode was all that was asked for.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_state_folder_that_takes_no_file_is_found() {
+    let team = Team::new([]);
+    for (folder, command) in [("/proc/self/agent-mesh", "/proc/self"), ("/sys/agent-mesh", "/sys")] {
+        let config = MeshConfig { state_dir: folder.into(), ..team.mesh.config().clone() };
+        let report = doctor(&Mesh::new(config), None, SOON).await;
+        let state = check(&report, "state-folder");
+        assert_eq!(state.status, Status::Fail, "{state:?}");
+        assert!(state.detail.contains("cannot be written to"), "{state:?}");
+        assert!(fix(state).unwrap().1.ends_with(command), "{state:?}");
+    }
+    let report = doctor(&team.mesh, None, SOON).await;
+    assert_eq!(check(&report, "state-folder").status, Status::Ok);
+    assert!(!team.mesh.config().state_dir.exists(), "a doctor leaves nothing behind");
 }

@@ -50,12 +50,17 @@ impl Team {
 
     /// As if Bob had approved our device before.
     pub fn device_token_for(&self, name: &str, token: &str) {
+        self.device_token_from(name, token, "");
+    }
+
+    /// The same, when his gateway was at this address.
+    pub fn device_token_from(&self, name: &str, token: &str, url: &str) {
         let token = DeviceToken {
             token: Secret::new(token.into()),
             device_id: self.mesh.device().unwrap().id().to_owned(),
             scopes: ["operator.read", "operator.write"].map(str::to_owned).to_vec(),
             issued_at: "2026-11-23T10:00:00Z".parse().unwrap(),
-            url: String::new(),
+            url: url.to_owned(),
         };
         self.mesh.device_token_store().set(name, &token).unwrap();
     }

@@ -48,10 +48,15 @@ pub async fn serve(
 ) -> Result<Exit, CliError> {
     if !address.ip().is_loopback() {
         let what = format!("--http {address}: only loopback, the token would be overheard elsewhere");
-        return Err(CliError::new(Exit::Policy, "plain-text-refused", what));
+        return Err(CliError::new(Exit::Policy, "plain-text-refused", what)
+            .hint("--http 127.0.0.1:PORT; a tunnel such as ssh -L makes it reachable from elsewhere"));
     }
     let (token, kept_in) = token(token_file, settings)?;
-    let token = SharedToken::new(token.expose()).map_err(|e| CliError::usage(e.to_string()))?;
+    let token = SharedToken::new(token.expose()).map_err(|error| {
+        let place = token_file.or(kept_in.as_deref()).unwrap_or(Path::new("--token-file"));
+        CliError::usage(format!("{}: {error}", place.display()))
+            .hint("head -c 32 /dev/urandom | base64 prints a good one; with no token given, one is made")
+    })?;
     let listener = TcpListener::bind(address).await.map_err(|e| CliError::io("cannot listen", &e))?;
     let local = listener.local_addr().map_err(|e| CliError::io("cannot listen", &e))?;
     let stop = CancellationToken::new();

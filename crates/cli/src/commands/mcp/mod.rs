@@ -55,7 +55,10 @@ async fn over_stdio(server: Server) -> Result<Exit, CliError> {
         Ok(running) => running,
         // Nobody said anything: a client that only looked whether we start.
         Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(Exit::Done),
-        Err(error) => return Err(CliError::new(Exit::Failed, "mcp", error.to_string())),
+        Err(error) => {
+            return Err(CliError::new(Exit::Failed, "mcp", error.to_string())
+                .hint("it is a program that speaks MCP over standard input that starts this one"));
+        }
     };
     match running.waiting().await {
         Ok(_) => Ok(Exit::Done),

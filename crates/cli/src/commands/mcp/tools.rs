@@ -167,7 +167,7 @@ impl Server {
 
     async fn ping(&self, asked: &asked::Ping) -> Result<CallToolResult, CliError> {
         let mesh = self.team();
-        let agent = mesh.registry()?.find(&asked.to).map_err(MeshError::from)?;
+        let agent = mesh.teammate(&asked.to)?;
         let pinged = ping::ping(&mesh, agent, Duration::from_secs(10)).await?;
         let steps = pinged.steps.iter().map(|step| Step {
             step: step.step.to_owned(),
@@ -190,7 +190,7 @@ impl Server {
 
     async fn send(&self, asked: asked::Send, context: &Context) -> Result<CallToolResult, CliError> {
         let mesh = self.team();
-        let agent = mesh.registry()?.find(&asked.to).map_err(MeshError::from)?;
+        let agent = mesh.teammate(&asked.to)?;
         let id = Uuid::now_v7();
         let request = SendRequest {
             session: SessionChoice { session: asked.session, thread: asked.thread, agent: asked.agent },

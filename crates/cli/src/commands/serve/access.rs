@@ -51,7 +51,8 @@ impl Files {
             }
             None if self.needs_policy => {
                 let message = format!("there is no policy at {}", self.policy.display());
-                return Err(CliError::new(Exit::Usage, "policy-missing", message));
+                return Err(CliError::new(Exit::Usage, "policy-missing", message)
+                    .hint("docs/policy.md has an example; an empty file asks nothing of anybody"));
             }
             None => Policy::open(),
         };

@@ -1,5 +1,7 @@
 //! What stands in the way on our side: files, names, limits.
 
+use std::io::ErrorKind;
+
 use agent_team_mesh::archive::ArchiveError;
 use agent_team_mesh::device::DeviceKeyError;
 use agent_team_mesh::guard::Refusal;
@@ -15,6 +17,10 @@ use agent_team_mesh::sync::{Broken, SyncError};
 use super::{Meaning, hint};
 use crate::error::Exit;
 
+/// What a registry holds.
+const REGISTRY_SHAPE: &str = "the least that it holds is {\"agents\": [{\"name\": \"Bob\", \"emailPrefix\": \"bob\", \"ip\": \"10.0.0.11\"}]}. \
+     Or move the file away: agent-mesh init makes a new one";
+
 pub(super) fn registry(error: &RegistryError) -> Meaning {
     match error {
         RegistryError::Missing { .. } => Meaning(
@@ -22,14 +28,26 @@ pub(super) fn registry(error: &RegistryError) -> Meaning {
             "registry-missing",
             hint("agent-mesh init writes one; --registry names another place"),
         ),
-        RegistryError::Unreadable { .. } => Meaning(Exit::Usage, "registry-unreadable", None),
-        RegistryError::Malformed { .. } => Meaning(Exit::Usage, "registry-malformed", None),
-        RegistryError::InvalidField { .. } => Meaning(Exit::Usage, "registry-invalid", None),
+        RegistryError::Unreadable { .. } => Meaning(
+            Exit::Usage,
+            "registry-unreadable",
+            hint("it has to be a file that you may read; --registry names another"),
+        ),
+        RegistryError::Malformed { .. } => Meaning(
+            Exit::Usage,
+            "registry-malformed",
+            hint(format!("put that place right by hand; {REGISTRY_SHAPE}")),
+        ),
+        RegistryError::InvalidField { .. } => Meaning(
+            Exit::Usage,
+            "registry-invalid",
+            hint(format!("put that field right by hand; {REGISTRY_SHAPE}")),
+        ),
         RegistryError::Duplicate { .. } => {
             Meaning(Exit::Usage, "registry-duplicate", hint("give each teammate an emailPrefix of their own"))
         }
         RegistryError::Write(error) => file(error),
-        _ => Meaning(Exit::Failed, "registry", None),
+        _ => Meaning(Exit::Failed, "registry", hint("agent-mesh doctor looks at everything on our side")),
     }
 }
 
@@ -45,7 +63,13 @@ pub(super) fn sync(error: &SyncError) -> Meaning {
             "feature-absent",
             hint(format!("released binaries have it; else build with --features {feature}")),
         ),
-        SyncError::Bearer { .. } => Meaning(Exit::Usage, "sync-bearer", None),
+        SyncError::Bearer { .. } => Meaning(
+            Exit::Usage,
+            "sync-bearer",
+            hint(
+                "bearer-file under [[sync]] in config.toml names a file with the source's token, and nothing else in it",
+            ),
+        ),
         SyncError::File(error) => file(error),
         SyncError::Empty { .. } => Meaning(
             Exit::Policy,
@@ -87,7 +111,11 @@ pub(super) fn archive(error: &ArchiveError) -> Meaning {
         ArchiveError::Taken => Meaning(Exit::Busy, "taken", hint("agent-mesh log shows what becomes of it")),
         ArchiveError::Full { .. } => Meaning(Exit::Failed, "disk-full", hint("make room, then send again")),
         ArchiveError::File(error) => file(error),
-        _ => Meaning(Exit::Failed, "archive", None),
+        _ => Meaning(
+            Exit::Failed,
+            "archive",
+            hint("nothing was sent; agent-mesh doctor looks at the state folder"),
+        ),
     }
 }
 
@@ -104,15 +132,27 @@ pub(super) fn lookup(error: &LookupError) -> Meaning {
         LookupError::Unknown { near, .. } => {
             Meaning(Exit::Unknown, "unknown-teammate", hint(format!("did you mean {}?", list(near))))
         }
-        _ => Meaning(Exit::Unknown, "unknown-teammate", None),
+        _ => Meaning(Exit::Unknown, "unknown-teammate", hint("agent-mesh list shows the team")),
     }
 }
 
 pub(super) fn identity(error: &IdentityError) -> Meaning {
     match error {
-        IdentityError::NotAnAddress { .. } => Meaning(Exit::Usage, "identity-invalid", None),
-        IdentityError::Unreadable { .. } => Meaning(Exit::Usage, "identity-unreadable", None),
-        _ => Meaning(Exit::Usage, "identity-malformed", None),
+        IdentityError::NotAnAddress { .. } => Meaning(
+            Exit::Usage,
+            "identity-invalid",
+            hint("write your e-mail address there, or the part of it before the @"),
+        ),
+        IdentityError::Unreadable { .. } => Meaning(
+            Exit::Usage,
+            "identity-unreadable",
+            hint("MESH_MY_EMAIL=you@example.com goes before that file"),
+        ),
+        _ => Meaning(
+            Exit::Usage,
+            "identity-malformed",
+            hint("put that place right by hand; MESH_MY_EMAIL=you@example.com goes before that file"),
+        ),
     }
 }
 
@@ -120,9 +160,17 @@ pub(super) fn secrets(error: &SecretsError) -> Meaning {
     match error {
         SecretsError::File(error) => file(error),
         SecretsError::Empty { .. } | SecretsError::ControlCharacter { .. } => {
-            Meaning(Exit::Usage, "token-invalid", None)
+            let text = "a token is one line of text: agent-mesh token set NAME < FILE, where FILE holds nothing else";
+            Meaning(Exit::Usage, "token-invalid", hint(text))
         }
-        _ => Meaning(Exit::Usage, "tokens-malformed", None),
+        _ => Meaning(
+            Exit::Usage,
+            "tokens-malformed",
+            hint(
+                "put that place right by hand: {\"tokens\": {\"bob\": \"…\"}}; or move the file away, and give each token \
+                 anew: agent-mesh token set bob < FILE",
+            ),
+        ),
     }
 }
 
@@ -134,7 +182,7 @@ pub(super) fn device(error: &DeviceKeyError) -> Meaning {
             "device-key-malformed",
             hint("restore it from a backup; without it, remove it and pair again with every peer"),
         ),
-        _ => Meaning(Exit::Failed, "device-key", None),
+        _ => Meaning(Exit::Failed, "device-key", hint("agent-mesh doctor looks at everything on our side")),
     }
 }
 
@@ -144,10 +192,40 @@ pub(super) fn file(error: &PrivateFileError) -> Meaning {
             Meaning(Exit::Busy, "locked", hint("another agent-mesh is at work or stuck: try again"))
         }
         PrivateFileError::WideMode { fix, .. } => Meaning(Exit::Policy, "unsafe-file", hint(fix)),
-        PrivateFileError::Symlink { .. }
-        | PrivateFileError::NotAFile { .. }
-        | PrivateFileError::ForeignOwner { .. } => Meaning(Exit::Policy, "unsafe-file", None),
-        _ => Meaning(Exit::Failed, "io", None),
+        PrivateFileError::Symlink { .. } | PrivateFileError::NotAFile { .. } => Meaning(
+            Exit::Policy,
+            "unsafe-file",
+            hint(
+                "a file with secrets has to be a file of its own: put it there in place of what is there now",
+            ),
+        ),
+        PrivateFileError::ForeignOwner { path, .. } => Meaning(
+            Exit::Policy,
+            "unsafe-file",
+            hint(format!(
+                "its owner can read it: make a new one, or take it over: chown \"$USER\" {}",
+                path.display()
+            )),
+        ),
+        PrivateFileError::Io { source, .. } => Meaning(Exit::Failed, "io", hint(machine(source.kind()))),
+        _ => Meaning(Exit::Failed, "io", hint("agent-mesh doctor looks at everything on our side")),
+    }
+}
+
+/// What helps when this machine says no.
+pub fn machine(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "make room on that disk: df -h shows how full it is"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "nothing can be written there: --state-dir, --registry and --tokens name other places"
+        }
+        ErrorKind::PermissionDenied => {
+            "we may not: ls -ld shows whose it is; --state-dir, --registry and --tokens name other places"
+        }
+        ErrorKind::NotFound => "there is no such file: look at how its name is spelled",
+        _ => "agent-mesh doctor looks at everything on our side",
     }
 }
 
@@ -162,7 +240,7 @@ pub(super) fn pins(error: &PinsError) -> Meaning {
                 path.display()
             )),
         ),
-        _ => Meaning(Exit::Failed, "failed", None),
+        _ => Meaning(Exit::Failed, "failed", hint("agent-mesh doctor looks at everything on our side")),
     }
 }
 
@@ -171,7 +249,11 @@ pub(super) fn message(error: &MessageError) -> Meaning {
         MessageError::TooLarge { .. } => {
             Meaning(Exit::Policy, "message-too-large", hint("shorten it, or raise MESH_MSG_HARD_LIMIT"))
         }
-        _ => Meaning(Exit::Usage, "message-invalid", None),
+        _ => Meaning(
+            Exit::Usage,
+            "message-invalid",
+            hint("give some text: --message TEXT, --message-file FILE, or pipe it in"),
+        ),
     }
 }
 
@@ -212,7 +294,7 @@ pub(super) fn guard(refusal: &Refusal) -> Meaning {
         ),
         Refusal::Nameless => Meaning(Exit::Policy, "header-needed", hint("leave out --no-header")),
         Refusal::OwnersOnly => Meaning(Exit::Policy, "owner-only", hint("ask your owner to run it")),
-        _ => Meaning(Exit::Policy, "refused", None),
+        _ => Meaning(Exit::Policy, "refused", hint("ask your owner what to do")),
     }
 }
 

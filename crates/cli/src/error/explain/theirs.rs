@@ -24,11 +24,28 @@ pub(super) fn identity_changed(to: &To, mark: Mark, pinned_by: PinnedBy) -> Mean
         (Mark::Certificate, PinnedBy::Us) => format!(
             "somebody else may be at this address: ask {name}. If it is theirs: agent-mesh trust reset {prefix}, then agent-mesh trust add {prefix}"
         ),
-        (Mark::Identity, PinnedBy::Us) => format!(
-            "another gateway may have this address now: agent-mesh sync. If {name} has a new one: agent-mesh trust reset {prefix}"
-        ),
+        (Mark::Identity, PinnedBy::Us) => {
+            format!("{OTHER_GATEWAY}. Only if {name} really has a new one: agent-mesh trust reset {prefix}")
+        }
     };
     Meaning(Exit::Auth, "identity-changed", hint(text))
+}
+
+/// Why a gateway may be another than before, and what then helps.
+const OTHER_GATEWAY: &str =
+    "another gateway may have this address now: check it in the registry, or agent-mesh sync";
+
+/// A device token is refused by another gateway just as by the one that has ended it.
+fn another_or_ended(to: &To) -> String {
+    format!(
+        "{OTHER_GATEWAY}. If it is {}'s, our access was rotated, revoked or removed: {}",
+        to.name,
+        ask_for_an_invite(to)
+    )
+}
+
+fn look_closer(to: &To) -> String {
+    format!("agent-mesh doctor --to {} shows at which step, and on whose side", to.email_prefix)
 }
 
 pub(super) fn connect(to: &To, error: &ConnectError) -> Meaning {
@@ -43,7 +60,14 @@ pub(super) fn connect(to: &To, error: &ConnectError) -> Meaning {
                 to.name
             )),
         ),
-        ConnectError::Untrusted { .. } => Meaning(Exit::Auth, "tls-untrusted", None),
+        ConnectError::Untrusted { .. } => Meaning(
+            Exit::Auth,
+            "tls-untrusted",
+            hint(format!(
+                "ask {} for the fingerprint of the certificate: tlsFingerprint in the registry",
+                to.name
+            )),
+        ),
         ConnectError::PublicAddress { .. } => {
             Meaning(Exit::Policy, "plain-text-refused", hint("use a wss:// url in the registry"))
         }
@@ -58,68 +82,14 @@ pub(super) fn connect(to: &To, error: &ConnectError) -> Meaning {
         ConnectError::Http(503) => {
             Meaning(Exit::Busy, "busy", hint("the gateway is restarting: try again shortly"))
         }
-        _ => Meaning(
-            Exit::Unreachable,
-            "unreachable",
-            hint(format!("agent-mesh doctor --to {prefix} shows at which step, and on whose side")),
-        ),
+        _ => Meaning(Exit::Unreachable, "unreachable", look_closer(to)),
     }
 }
 
+/// The peer's gateway says no: to what we show, to what we ask, or to everybody just now.
 pub(super) fn refused(to: &To, shape: &ErrorShape) -> Meaning {
     let prefix = &to.email_prefix;
     match shape.fault() {
-        Fault::TokenMismatch => Meaning(
-            Exit::Auth,
-            "token-mismatch",
-            hint(format!(
-                "the token for {prefix} is wrong or was changed: agent-mesh token set {prefix} < FILE. Do not retry: ten failures lock your address out for five minutes"
-            )),
-        ),
-        Fault::DeviceTokenMismatch => Meaning(
-            Exit::Auth,
-            "device-token-invalid",
-            hint(format!(
-                "our access was rotated, revoked or removed, or another gateway has this address now: {}",
-                come_back_in(to)
-            )),
-        ),
-        Fault::PairingRequired { request_id: Some(id), .. } => {
-            let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
-            let text = format!("on {}'s host, run one of: {ours}  |  {theirs}; then send again", to.name);
-            Meaning(Exit::Auth, "pairing-required", hint(text))
-        }
-        Fault::PairingRequired { .. } | Fault::DeviceIdentityRequired => {
-            Meaning(Exit::Auth, "pairing-required", hint(format!("agent-mesh pair --to {prefix}")))
-        }
-        Fault::ScopeMismatch => Meaning(
-            Exit::Auth,
-            "scope-mismatch",
-            hint(format!(
-                "{} approved this device for less: agent-mesh pair --to {prefix} asks again",
-                to.name
-            )),
-        ),
-        Fault::RateLimited { retry_after_ms } => {
-            let wait = retry_after_ms.unwrap_or(300_000) / 1000 + 1;
-            Meaning(
-                Exit::Auth,
-                "locked-out",
-                hint(format!("too many failures from this address: wait {wait} s")),
-            )
-        }
-        Fault::BootstrapTokenInvalid => {
-            let text = format!("another device used it first, or it has ended: {}", ask_for_an_invite(to));
-            Meaning(Exit::Auth, "invite-invalid", hint(text))
-        }
-        Fault::TokenMissing => Meaning(Exit::Auth, "no-credential", hint(get_a_token(to))),
-        Fault::Auth(_) => Meaning(Exit::Auth, "refused", None),
-        Fault::DeviceAuth(_) => {
-            Meaning(Exit::Auth, "device-refused", hint("does the clock of one of the hosts go wrong?"))
-        }
-        Fault::MissingScope(_) => {
-            Meaning(Exit::Auth, "missing-scope", hint(format!("agent-mesh pair --to {prefix}")))
-        }
         Fault::PolicyDenied { rule, limit, retry_after_ms } => denied(to, rule, limit, retry_after_ms),
         Fault::Unavailable { reason, .. } if reason.as_deref() == Some("paused") => Meaning(
             Exit::Busy,
@@ -129,16 +99,63 @@ pub(super) fn refused(to: &To, shape: &ErrorShape) -> Meaning {
                 to.name
             )),
         ),
+        Fault::Unavailable { .. } => {
+            Meaning(Exit::Busy, "busy", hint("the gateway is starting or restarting: try again shortly"))
+        }
         Fault::ProtocolMismatch { .. } => Meaning(
             Exit::Unreachable,
             "protocol-mismatch",
             hint("this version speaks gateway protocols 3 and 4"),
         ),
-        Fault::Unavailable { .. } => {
-            Meaning(Exit::Busy, "busy", hint("the gateway is starting or restarting: try again shortly"))
-        }
-        _ => Meaning(Exit::Failed, "refused", None),
+        Fault::Other => Meaning(
+            Exit::Failed,
+            "refused",
+            hint(format!(
+                "these are the words of {}'s gateway; agent-mesh doctor --to {prefix} looks closer",
+                to.name
+            )),
+        ),
+        fault => not_let_in(to, fault),
     }
+}
+
+/// What we show, or are, is not enough.
+fn not_let_in(to: &To, fault: Fault) -> Meaning {
+    let prefix = &to.email_prefix;
+    let (code, text) = match fault {
+        Fault::TokenMismatch => (
+            "token-mismatch",
+            format!(
+                "the token for {prefix} is wrong or was changed: agent-mesh token set {prefix} < FILE. Do not retry: ten failures lock your address out for five minutes"
+            ),
+        ),
+        Fault::DeviceTokenMismatch => ("device-token-invalid", another_or_ended(to)),
+        Fault::PairingRequired { request_id: Some(id), .. } => {
+            let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
+            let text = format!("on {}'s host, run one of: {ours}  |  {theirs}; then send again", to.name);
+            ("pairing-required", text)
+        }
+        Fault::PairingRequired { .. } | Fault::DeviceIdentityRequired => {
+            ("pairing-required", format!("agent-mesh pair --to {prefix}"))
+        }
+        Fault::ScopeMismatch => (
+            "scope-mismatch",
+            format!("{} approved this device for less: agent-mesh pair --to {prefix} asks again", to.name),
+        ),
+        Fault::RateLimited { retry_after_ms } => {
+            let wait = retry_after_ms.unwrap_or(300_000) / 1000 + 1;
+            ("locked-out", format!("too many failures from this address: wait {wait} s"))
+        }
+        Fault::BootstrapTokenInvalid => (
+            "invite-invalid",
+            format!("another device used it first, or it has ended: {}", ask_for_an_invite(to)),
+        ),
+        Fault::TokenMissing => ("no-credential", get_a_token(to)),
+        Fault::DeviceAuth(_) => ("device-refused", "does the clock of one of the hosts go wrong?".to_owned()),
+        Fault::MissingScope(_) => ("missing-scope", format!("agent-mesh pair --to {prefix}")),
+        _ => ("refused", format!("agent-mesh doctor --to {prefix} shows at which step, and what helps")),
+    };
+    Meaning(Exit::Auth, code, hint(text))
 }
 
 /// What the peer's policy says. What passes by itself is no refusal of us.
@@ -164,12 +181,21 @@ pub(super) fn denied(
 
 pub(super) fn call(to: &To, error: &CallError) -> Meaning {
     match error {
-        CallError::Refused(shape) if shape.fault() == Fault::Other => Meaning(Exit::Failed, "refused", None),
         CallError::Refused(shape) => refused(to, shape),
-        CallError::TooLarge { .. } => Meaning(Exit::Policy, "message-too-large", None),
-        CallError::Deadline => Meaning(Exit::NoReply, "no-reply-in-time", None),
-        CallError::Lost(_) | CallError::Unsent(_) => Meaning(Exit::Unreachable, "unreachable", None),
-        _ => Meaning(Exit::Failed, "bad-answer", None),
+        CallError::TooLarge { .. } => Meaning(
+            Exit::Policy,
+            "message-too-large",
+            hint("their gateway takes no more at once: shorten it"),
+        ),
+        CallError::Deadline => Meaning(
+            Exit::NoReply,
+            "no-reply-in-time",
+            hint("--timeout gives it more time; agent-mesh log has its id"),
+        ),
+        CallError::Lost(_) | CallError::Unsent(_) => {
+            Meaning(Exit::Unreachable, "unreachable", look_closer(to))
+        }
+        _ => Meaning(Exit::Failed, "bad-answer", look_closer(to)),
     }
 }
 
@@ -192,11 +218,25 @@ pub(super) fn a2a(to: &To, error: &A2aError) -> Meaning {
             hint(format!("the a2aUrl of {prefix} has to lead to an agent that speaks A2A 1.0 over JSON-RPC")),
         ),
         A2aError::Status(429 | 503) => Meaning(Exit::Busy, "busy", hint("try again shortly")),
-        A2aError::Deadline => Meaning(Exit::Unreachable, "unreachable", None),
-        A2aError::Rpc { .. } => Meaning(Exit::Failed, "refused", None),
-        _ => Meaning(Exit::Failed, "bad-answer", None),
+        A2aError::Deadline => Meaning(
+            Exit::Unreachable,
+            "unreachable",
+            hint(format!("nothing came from the a2aUrl of {prefix}: --timeout gives it more time")),
+        ),
+        A2aError::Rpc { .. } => {
+            Meaning(Exit::Failed, "refused", hint(format!("these are the words of {}'s agent", to.name)))
+        }
+        _ => Meaning(
+            Exit::Failed,
+            "bad-answer",
+            hint(format!("the a2aUrl of {prefix} has to lead to an agent that speaks A2A 1.0 over JSON-RPC")),
+        ),
     }
 }
+
+/// Nobody answers where our own gateway should.
+const NOT_RUNNING: &str = "is your own gateway running on this host? openclaw gateway status says so of OpenClaw's; without \
+     OpenClaw, agent-mesh serve is one. --gateway names another address, wss://127.0.0.1:18789 if it has TLS";
 
 pub(super) fn own_gateway(error: &ConnectError) -> Meaning {
     match error {
@@ -204,7 +244,11 @@ pub(super) fn own_gateway(error: &ConnectError) -> Meaning {
             Fault::Unavailable { .. } => {
                 Meaning(Exit::Busy, "busy", hint("your gateway is starting: try again shortly"))
             }
-            Fault::ProtocolMismatch { .. } => Meaning(Exit::Unreachable, "protocol-mismatch", None),
+            Fault::ProtocolMismatch { .. } => Meaning(
+                Exit::Unreachable,
+                "protocol-mismatch",
+                hint("this version speaks gateway protocols 3 and 4"),
+            ),
             _ => Meaning(
                 Exit::Auth,
                 "own-token-refused",
@@ -213,13 +257,7 @@ pub(super) fn own_gateway(error: &ConnectError) -> Meaning {
                 ),
             ),
         },
-        _ => Meaning(
-            Exit::Unreachable,
-            "own-gateway-unreachable",
-            hint(
-                "is your own gateway running on this host? --gateway names another address, wss://127.0.0.1:18789 if it has TLS",
-            ),
-        ),
+        _ => Meaning(Exit::Unreachable, "own-gateway-unreachable", hint(NOT_RUNNING)),
     }
 }
 
@@ -230,8 +268,12 @@ pub(super) fn own_call(error: &CallError) -> Meaning {
             "own-token-refused",
             hint("this must run on your own gateway's host, over loopback, with the gateway's token"),
         ),
-        CallError::Refused(_) => Meaning(Exit::Failed, "refused", None),
-        _ => Meaning(Exit::Unreachable, "own-gateway-unreachable", None),
+        CallError::Refused(_) => Meaning(
+            Exit::Failed,
+            "refused",
+            hint("these are the words of your own gateway; its log may say more"),
+        ),
+        _ => Meaning(Exit::Unreachable, "own-gateway-unreachable", hint(NOT_RUNNING)),
     }
 }
 
