@@ -17,6 +17,7 @@ mod env;
 mod file;
 pub mod guards;
 mod layers;
+mod programs;
 mod secrets;
 pub mod sync;
 pub mod table;

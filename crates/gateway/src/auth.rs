@@ -5,7 +5,7 @@
 //! | loopback | shared token | none, or `gateway-client`/`backend` | the owner: the requested scopes |
 //! | loopback | shared token | any other client | the same, silently paired, a device token |
 //! | any | none; remote: or the shared token | a member's by the registry or the policy | that member, a device token |
-//! | any | none; remote: or the shared token | approved | a peer: the requested scopes within the approved ones, a device token |
+//! | any | none; remote: or the shared token | approved | a peer: the requested scopes within the approved ones, a device token; by name if it was invited |
 //! | any | none; remote: or the shared token | new | a pairing request |
 //! | any | device token | its own | the requested scopes, or a refusal if more is asked |
 //! | any | one-time code | approved or a member's | as without |
@@ -217,7 +217,8 @@ impl Door<'_> {
         member: Arc<Member>,
         hash: TokenHash,
     ) -> Result<Entry, Box<Refusal>> {
-        let devices = caller.device.and_then(|id| self.access.of_device(id));
+        let invited = |id| self.pairing.device(id).and_then(|_| self.access.guest(id));
+        let devices = caller.device.and_then(|id| self.access.of_device(id).or_else(|| invited(id)));
         if devices.is_some_and(|other| other.key != member.key) {
             return Err(self.refuse(Wrong::counted(token_mismatch(true)), Some(Kind::Shared), caller));
         }
@@ -240,7 +241,7 @@ impl Door<'_> {
         }
         let granted = with_token(granted(claim.scopes.clone()), device);
         let is_owners = member.is_none() && caller.is_local() && device.is_owners();
-        let member = member.unwrap_or_else(|| unnamed(device));
+        let member = member.unwrap_or_else(|| self.access.approved(device));
         self.pairing.seen(&claim, self.now);
         // One that the owner let in by coming over loopback with it is his own, as long as it comes from there.
         if is_owners {
@@ -270,7 +271,7 @@ impl Door<'_> {
             return Err(device_identity_required().into());
         };
         let granted = with_token(granted(claim.scopes.clone()), device);
-        let member = member.unwrap_or_else(|| unnamed(device));
+        let member = member.unwrap_or_else(|| self.access.approved(device));
         self.peer(member, Way::Device, granted, changed)
     }
 
@@ -391,12 +392,6 @@ impl Wrong {
     fn free(error: ErrorShape) -> Self {
         Self { error, counts: false }
     }
-}
-
-/// Who an approved device is that is no member's.
-pub(crate) fn unnamed(device: &Device) -> Arc<Member> {
-    let claim = &device.claim;
-    Arc::new(Member::unnamed(&claim.device_id, claim.display_name.as_deref()))
 }
 
 /// What of these scopes a peer gets. An admin's rights hold those of messaging, so whoever asks for them means these, too.

@@ -14,6 +14,20 @@ use crate::memory::{Memory, NoMemory, Room};
 use crate::secret::SharedToken;
 use crate::store::{MemoryStore, Store};
 
+/// Hears of a run that failed, at once: it must not wait for anything.
+pub type OnFailure = Arc<dyn Fn(FailedRun) + Send + Sync>;
+
+/// A run that the agent did not bring to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedRun {
+    /// The key of who asked.
+    pub from: String,
+    /// The run, by the sender's choice.
+    pub run_id: String,
+    /// What the sender is told.
+    pub why: String,
+}
+
 /// Everything a gateway needs to know.
 #[derive(Clone)]
 pub struct Config {
@@ -42,6 +56,8 @@ pub struct Config {
     pub agent: Arc<dyn Agent>,
     /// Where the messages are kept that wait for the owner's word, and what else of peers' runs survives a restart.
     pub ledger: Arc<dyn Ledger>,
+    /// Who hears of each run that fails.
+    pub on_failure: Option<OnFailure>,
     /// Who is in the team, and what peers may do. [`Reload`](crate::Reload) changes it.
     pub access: Access,
     /// Sizes and counts.
@@ -72,6 +88,7 @@ impl Config {
             memory: Arc::new(NoMemory),
             agent,
             ledger: Arc::new(MemoryLedger::default()),
+            on_failure: None,
             access: Access::default(),
             limits: Limits::default(),
             timing: Timing::default(),

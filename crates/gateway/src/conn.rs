@@ -16,6 +16,24 @@ use crate::shares::Who;
 /// So many names of sessions are remembered; beyond them a session is shown by its full name.
 const MAX_NAMES: usize = 64;
 
+/// A session as a client means it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its key.
+    pub(crate) key: String,
+    /// The key it had before the client's device had a name here, with what was said there.
+    pub(crate) earlier: Option<String>,
+    /// What the rules call it.
+    pub(crate) name: String,
+}
+
+impl Place {
+    /// Its keys, the earlier one first.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.earlier.as_deref().into_iter().chain([&*self.key])
+    }
+}
+
 /// One authenticated connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -50,22 +68,38 @@ impl Conn {
         }
     }
 
+    /// Whose its runs were before its device had a name here.
+    pub(crate) fn earlier_who(&self) -> Option<Who> {
+        self.principal.peer().and_then(|member| member.earlier_key()).map(Who::Peer)
+    }
+
+    /// All of whose runs are its own.
+    pub(crate) fn all_who(&self) -> impl Iterator<Item = Who> {
+        [Some(self.who()), self.earlier_who()].into_iter().flatten()
+    }
+
     /// What the policy says of it; nothing of the owner.
     pub(crate) fn rules(&self) -> Option<Arc<Rules>> {
         lock(&self.rules).clone()
     }
 
-    /// The session that it means by a full key, and what the rules call that. The owner means what he says.
-    pub(crate) fn session(&self, named: String) -> (String, String) {
+    /// The session that it means by a full key. The owner means what he says.
+    pub(crate) fn session(&self, named: String) -> Place {
         let Some(member) = self.principal.peer() else {
-            let rest = named.splitn(3, ':').nth(2).unwrap_or_default().to_owned();
-            return (named, rest);
+            let name = named.splitn(3, ':').nth(2).unwrap_or_default().to_owned();
+            return Place { key: named, earlier: None, name };
         };
         let (key, name) = peer_session(&named, &member.key);
-        if key != named {
-            lock(&self.names).remember(key.clone(), named);
+        // He calls it today what he called it then.
+        let earlier = member.earlier_key().map(|peer| peer_session(&named, &peer).0);
+        let mut names = lock(&self.names);
+        if let Some(earlier) = &earlier {
+            names.remember(earlier.clone(), named.clone());
         }
-        (key, name)
+        if key != named {
+            names.remember(key.clone(), named);
+        }
+        Place { key, earlier, name }
     }
 
     /// How it calls a session.

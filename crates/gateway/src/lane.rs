@@ -12,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{AgentFailure, Deltas, Turn};
+use crate::config::FailedRun;
 use crate::keys::AGENT_ID;
 use crate::metrics;
 use crate::outcome::{Done, Outcome};
 use crate::runs::{Job, Origin, Run};
 use crate::sessions::NewRow;
 use crate::shared::{Shared, lock, now_ms};
+
+const TIMED_OUT: &str = "the run timed out";
 
 /// Executes until nothing waits in this session any more.
 pub(crate) async fn work(shared: Arc<Shared>, session: String) {
@@ -74,7 +77,20 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         cancel: CancellationToken::new(),
     };
     let outcome = ask(shared, &job, turn).await;
+    tell_failure(shared, &job, &outcome);
     finish(shared, job, &outcome);
+}
+
+fn tell_failure(shared: &Shared, job: &Job, outcome: &Outcome) {
+    let why = match outcome {
+        Outcome::Failed(why) => why.as_str(),
+        Outcome::TimedOut => TIMED_OUT,
+        Outcome::Reply(_) | Outcome::Silence | Outcome::Aborted => return,
+    };
+    if let Some(hear) = &shared.config.on_failure {
+        let from = job.sender.principal.key().to_owned();
+        hear(FailedRun { from, run_id: job.run.id.clone(), why: why.to_owned() });
+    }
 }
 
 /// Asks the agent and waits for the first of: its reply, the run's own limit, an abort, the gateway's end.
@@ -224,7 +240,7 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
         }
         Outcome::Silence => tell(shared, &run, no_more, ChatState::Final),
         Outcome::Failed(why) => failed(shared, &run, why),
-        Outcome::TimedOut => failed(shared, &run, "the run timed out"),
+        Outcome::TimedOut => failed(shared, &run, TIMED_OUT),
         Outcome::Aborted => {
             let fill = |event: &mut ChatEvent| event.stop_reason = Some("rpc".to_owned());
             tell(shared, &run, fill, ChatState::Aborted);

@@ -72,7 +72,7 @@ pub use agent::{
     Agent, AgentFailure, ApiKey, Deltas, EchoAgent, ExecAgent, Framed, Model, ModelError, OpenAiAgent,
     ReplyFuture, Sender, Turn,
 };
-pub use config::{Config, Limits, Timing};
+pub use config::{Config, FailedRun, Limits, OnFailure, Timing};
 pub use gateway::{BindError, Gateway, Seam};
 pub use ledger::{Decision, Held, Kept, Ledger, MemoryLedger};
 pub use memory::{End, Memory, NoMemory, Past, Recollection, Room};

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 
 use crate::agent::frame;
+use crate::outcome::Outcome;
 use crate::runs::Origin;
 
 /// Under this key the owner stands in a memory; no peer's key is this.
@@ -80,6 +81,19 @@ pub enum End {
     Cancelled,
     /// It is not known to have ended.
     Open,
+}
+
+impl End {
+    /// The outcome of a run that ended so; none of one that is not known to have ended.
+    pub(crate) fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Replied(text) => Some(Outcome::Reply(text)),
+            Self::NoReply => Some(Outcome::Silence),
+            Self::Failed(why) => Some(Outcome::Failed(why)),
+            Self::Cancelled => Some(Outcome::Aborted),
+            Self::Open => None,
+        }
+    }
 }
 
 /// Remembers nothing.

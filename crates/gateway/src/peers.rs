@@ -36,11 +36,12 @@ impl Peers {
             conn.outbox.closing().with(code, reason);
         }
         if conn.granted.allows(SCOPE_READ) && !conn.session_scoped {
-            let all = match conn.principal.peer() {
-                None => &mut self.every_session,
-                Some(member) => self.own_sessions.entry(member.key.clone()).or_default(),
-            };
-            all.insert(conn.number, Arc::clone(conn));
+            if conn.principal.peer().is_none() {
+                self.every_session.insert(conn.number, Arc::clone(conn));
+            }
+            for key in own_keys(conn) {
+                self.own_sessions.entry(key).or_default().insert(conn.number, Arc::clone(conn));
+            }
         }
         let peer = Peer { conn: Arc::clone(conn), subscriptions: HashSet::new() };
         self.all.insert(conn.number, peer);
@@ -53,8 +54,8 @@ impl Peers {
         for key in peer.subscriptions {
             forget(&mut self.by_session, &key, number);
         }
-        if let Some(member) = peer.conn.principal.peer() {
-            forget(&mut self.own_sessions, &member.key, number);
+        for key in own_keys(&peer.conn) {
+            forget(&mut self.own_sessions, &key, number);
         }
     }
 
@@ -137,6 +138,12 @@ impl Peers {
     pub(crate) fn count(&self) -> usize {
         self.all.len()
     }
+}
+
+/// The keys under which a peer's sessions are: none for the owner.
+fn own_keys(conn: &Conn) -> impl Iterator<Item = String> {
+    let member = conn.principal.peer();
+    member.into_iter().flat_map(|member| [Some(member.key.clone()), member.earlier_key()]).flatten()
 }
 
 fn forget(map: &mut HashMap<String, HashMap<u64, Arc<Conn>>>, key: &str, number: u64) {

@@ -23,7 +23,8 @@ pub struct Member {
     /// His namespace: the e-mail prefix of a member of the team, in lower case, or `dev-` and the first 12 digits of a
     /// device id that was approved and that nobody has named.
     pub key: String,
-    /// His name for people. A member's is the registry's, another's is what his device said when it was approved.
+    /// His name for people. A member's is the registry's, else the one he was invited by, else what his device said when it
+    /// was approved.
     pub name: String,
     /// The device that proved itself; none if he came with a token alone.
     pub device_id: Option<String>,
@@ -57,6 +58,12 @@ impl Member {
         Self { key, name, device_id: Some(device_id.to_owned()), tags: BTreeMap::new() }
     }
 
+    /// The key that his device had before anybody had named it: what he said then stands under that.
+    pub(crate) fn earlier_key(&self) -> Option<String> {
+        let unnamed = Self::unnamed(self.device_id.as_deref()?, None);
+        (unnamed.key != self.key).then_some(unnamed.key)
+    }
+
     /// Somebody who has proven nothing that makes him anybody. He has no scopes, so he names no session and starts no
     /// run.
     pub(crate) fn nobody() -> Self {
@@ -75,6 +82,15 @@ mod tests {
         assert_eq!((&*member.key, &*member.name), ("dev-0123456789ab", "dev-0123456789ab"));
         assert_eq!(Member::unnamed(&id, Some("alice")).name, "alice");
         assert_eq!(Member::unnamed(&id, Some("alice")).key, "dev-0123456789ab", "a claim names nobody");
+    }
+
+    #[test]
+    fn who_was_named_is_still_known_by_his_device() {
+        let unnamed = Member::unnamed(&"ab".repeat(32), None);
+        assert_eq!(unnamed.earlier_key(), None);
+        let alice = Member { key: "alice".into(), ..unnamed };
+        assert_eq!(alice.earlier_key().as_deref(), Some("dev-abababababab"));
+        assert_eq!(Member { device_id: None, ..alice }.earlier_key(), None, "a token alone is no device");
     }
 
     #[test]

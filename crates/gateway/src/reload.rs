@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::access::Access;
-use crate::auth::{Way, unnamed};
+use crate::auth::Way;
 use crate::conn::Conn;
 use crate::policy::{Mode, Rules};
 use crate::principal::Member;
@@ -21,6 +21,11 @@ pub struct Reload(Arc<Shared>);
 impl Reload {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Self(Arc::clone(shared))
+    }
+
+    /// Waits until a device is approved: something new may be known of it.
+    pub async fn approved(&self) {
+        self.0.approvals.notified().await;
     }
 
     /// From now on this holds. Connections of peers who may not come in any more are closed with 4001.
@@ -73,7 +78,7 @@ fn standing(shared: &Shared, access: &Access, conn: &Conn) -> Standing {
         Way::Owner | Way::Nobody => return Standing::AsBefore,
         Way::Token(hash) => access.of_hash(hash, device),
         Way::Device => device.and_then(|id| {
-            let approved = || lock(&shared.pairing).device(id).map(unnamed);
+            let approved = || lock(&shared.pairing).device(id).map(|device| access.approved(device));
             access.of_device(id).or_else(approved)
         }),
     };

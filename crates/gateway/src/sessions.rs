@@ -91,6 +91,12 @@ pub(crate) struct Page {
     pub(crate) max_chars: Option<u32>,
 }
 
+impl Page {
+    fn rows(self) -> usize {
+        self.limit.map_or(DEFAULT_ROWS, |limit| limit as usize)
+    }
+}
+
 /// What `chat.history` shows of a session's rows.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
@@ -211,14 +217,27 @@ impl Sessions {
         Some(Past { who: who.clone(), same_input: text == message, reply, ts: row.ts })
     }
 
+    /// The newest rows of a session that has had several keys, oldest first.
+    pub(crate) fn pages<'a>(&self, keys: impl Iterator<Item = &'a str>, page: Page) -> Rows {
+        let joined = keys.map(|key| self.page(key, page)).reduce(|mut rows, newer| {
+            rows.session_id = newer.session_id.or(rows.session_id);
+            rows.total += newer.total;
+            rows.messages.extend(newer.messages);
+            rows.messages.sort_by_key(|row| row["timestamp"].as_i64());
+            let surplus = rows.messages.len().saturating_sub(page.rows());
+            rows.messages.drain(..surplus);
+            rows
+        });
+        joined.unwrap_or_default()
+    }
+
     /// The newest rows of a session, oldest first. An unknown session is an empty one.
-    pub(crate) fn page(&self, key: &str, page: Page) -> Rows {
+    fn page(&self, key: &str, page: Page) -> Rows {
         let Some(session) = self.sessions.get(key) else { return Rows::default() };
-        let limit = page.limit.map_or(DEFAULT_ROWS, |limit| limit as usize);
         let max_chars = page.max_chars.map_or(DEFAULT_CHARS, |chars| (chars as usize).min(MAX_CHARS));
         let mut room = ANSWER_BYTES;
         let mut messages = Vec::new();
-        for row in session.rows.iter().rev().take(limit) {
+        for row in session.rows.iter().rev().take(page.rows()) {
             let size = row.extras() + row.text().len().min(max_chars * 4);
             if size > room {
                 break;

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// The runs: at a shutdown they are waited for before anything is closed.
     pub(crate) lanes: TaskTracker,
+    /// A device was approved.
+    pub(crate) approvals: Notify,
     /// No new runs of peers.
     pub(crate) paused: AtomicBool,
     /// No new work.
@@ -122,6 +125,7 @@ impl Shared {
             sockets: TaskTracker::new(),
             tasks: TaskTracker::new(),
             lanes: TaskTracker::new(),
+            approvals: Notify::new(),
             paused: AtomicBool::new(known.paused),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),

@@ -177,6 +177,14 @@ pub enum MeshError {
         /// The message id.
         id: String,
     },
+    /// The run was confirmed, and the peer could not be reached all the time that we waited for its reply.
+    #[error("{} accepted the message, but cannot be reached now", to.name)]
+    Away {
+        /// Who.
+        to: To,
+        /// The message id.
+        id: String,
+    },
     /// The peer's owner has to let it run, and has not done so in time.
     #[error("{} has to let the message run, and has not done so yet", to.name)]
     Held {

@@ -142,17 +142,30 @@ impl Caller {
         }
     }
 
-    /// Whether it may be passed on to this teammate.
+    /// Whether somebody in the chain is known by his device alone.
+    pub(crate) fn names_devices(&self) -> bool {
+        self.chain.iter().flat_map(|chain| &chain.visited).any(|name| name.starts_with("dev-"))
+    }
+
+    /// Whether it may be passed on to this teammate, who has these devices as far as we know.
     ///
     /// # Errors
     /// [`Refusal::Visited`].
-    pub(crate) fn may_go_to(&self, agent: &Agent) -> Result<(), Refusal> {
+    pub(crate) fn may_go_to(&self, agent: &Agent, devices: &[String]) -> Result<(), Refusal> {
         let Some(chain) = &self.chain else { return Ok(()) };
-        if chain.visited.iter().any(|name| name.eq_ignore_ascii_case(&agent.email_prefix)) {
+        let is_theirs = |name: &String| {
+            name.eq_ignore_ascii_case(&agent.email_prefix) || devices.iter().any(|id| short_name(id) == *name)
+        };
+        if chain.visited.iter().any(is_theirs) {
             return Err(Refusal::Visited { to: To::from(agent), visited: chain.visited.clone() });
         }
         Ok(())
     }
+}
+
+/// The name that a device goes by where nobody is identified.
+pub(crate) fn short_name(device_id: &str) -> String {
+    format!("dev-{}", device_id.get(..12).unwrap_or(device_id))
 }
 
 /// What there may be only so much of.
@@ -270,9 +283,18 @@ mod tests {
             assert_eq!(called_in(chain(hops, &["alice"])).may_pass_on(&rules).is_err(), ends, "{hops}");
         }
         let caller = called_in(chain(1, &["alice", "Bob"]));
-        assert!(caller.may_go_to(&Agent::new("Bob", "bob")).is_err());
-        assert!(caller.may_go_to(&Agent::new("Carol", "carol")).is_ok());
-        assert!(Caller::default().may_go_to(&Agent::new("Bob", "bob")).is_ok());
+        assert!(caller.may_go_to(&Agent::new("Bob", "bob"), &[]).is_err());
+        assert!(caller.may_go_to(&Agent::new("Carol", "carol"), &[]).is_ok());
+        assert!(Caller::default().may_go_to(&Agent::new("Bob", "bob"), &[]).is_ok());
+    }
+
+    #[test]
+    fn who_is_in_a_chain_by_his_device_alone_is_in_it() {
+        let (hers, other) = ("0123456789abcdef".repeat(4), "f".repeat(64));
+        let caller = called_in(chain(0, &["dev-0123456789ab"]));
+        assert!(caller.names_devices() && !called_in(chain(0, &["bob"])).names_devices());
+        assert!(caller.may_go_to(&Agent::new("Alice", "alice"), &[other.clone(), hers]).is_err());
+        assert!(caller.may_go_to(&Agent::new("Bob", "bob"), &[other]).is_ok());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::archive::Archive;
 use crate::config::MeshConfig;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
+use crate::guard::short_name;
 use crate::identity::{self, Identity};
 use crate::invite::{Asked, SentInvites};
 use crate::pins::Pins;
@@ -159,8 +160,7 @@ impl Mesh {
         if let Some(identity) = self.identity()? {
             return Ok(identity.email_prefix.clone());
         }
-        let id = self.device()?.id();
-        Ok(format!("dev-{}", id.get(..12).unwrap_or(id)))
+        Ok(short_name(self.device()?.id()))
     }
 
     /// Our name in a gateway's lists: what the owner reads before approving us. Unique, because gateways merge

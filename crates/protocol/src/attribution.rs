@@ -46,12 +46,25 @@ impl Header {
         Self { hops: chain.hops.saturating_add(1), visited, chain: Some(chain.id.clone()), ..self }
     }
 
+    /// This header with the sender that a gateway has verified. The name that the sender claimed has a part in the chain as
+    /// well: of the two either may be the one that somebody else knows him by.
+    #[must_use]
+    pub fn verified(self, key: &str) -> Self {
+        let (key, mut visited) = (key.to_owned(), self.visited);
+        for name in [&self.from, &key] {
+            if !name.is_empty() && !visited.contains(name) {
+                visited.push(name.clone());
+            }
+        }
+        Self { from: key, visited, ..self }
+    }
+
     /// The chain that whoever reads this message is in, and what it sends because of it goes on with.
     #[must_use]
     pub fn as_chain(&self) -> Chain {
         let visited = if self.visited.is_empty() { vec![self.from.clone()] } else { self.visited.clone() };
         // One of the two may be made up; the larger one is safe to go by.
-        let passed_on = u32::try_from(visited.len() - 1).unwrap_or(u32::MAX);
+        let passed_on = passed_on(&visited);
         let id = self.chain.as_ref().unwrap_or(&self.id).clone();
         Chain { id, hops: self.hops.max(passed_on), visited }
     }
@@ -90,19 +103,22 @@ impl Header {
     }
 
     /// Reads a header's first line alone, as somebody copied it; or the line of a gateway in its place, where `from` is
-    /// verified and the rest is what the sender claimed.
+    /// verified and the rest is what the sender claimed: see [`Header::verified`].
     #[must_use]
     pub fn from_line(line: &str) -> Option<Self> {
         let (pairs, is_door) = match line.strip_prefix(OPEN) {
             Some(pairs) => (pairs, false),
             None => (line.strip_prefix(DOOR)?, true),
         };
-        let mut header = Self::default();
+        let (mut header, mut verified) = (Self::default(), String::new());
         for pair in pairs.strip_suffix(']')?.split(' ') {
             let (mut key, value) = pair.split_once('=')?;
-            if is_door && key != "from" {
+            if is_door && key == "from" {
+                verified = decode(value)?;
+                continue;
+            } else if is_door {
                 match key.strip_prefix("claimed-") {
-                    None | Some("from") => continue,
+                    None => continue,
                     Some(claimed) => key = claimed,
                 }
             }
@@ -116,6 +132,9 @@ impl Header {
                 "via-shell" => header.via_shell = Some(decode(value)?),
                 _ => {}
             }
+        }
+        if is_door && !verified.is_empty() {
+            header = header.verified(&verified);
         }
         (!header.from.is_empty() && !header.id.is_empty()).then_some(header)
     }
@@ -177,10 +196,16 @@ impl Chain {
     #[must_use]
     pub fn from_values(id: &str, hops: &str, visited: &str) -> Option<Self> {
         let visited = decode_names(visited).filter(|names| !names.is_empty())?;
-        let passed_on = u32::try_from(visited.len() - 1).ok()?;
-        let hops = hops.parse::<u32>().ok()?.max(passed_on);
+        let hops = hops.parse::<u32>().ok()?.max(passed_on(&visited));
         (!id.is_empty()).then(|| Self { id: id.to_owned(), hops, visited })
     }
+}
+
+/// How often a message was passed on at least that these had a part in. A device's own name often stands beside the one
+/// that its owner goes by, so it counts for none.
+fn passed_on(visited: &[String]) -> u32 {
+    let names = visited.iter().filter(|name| !name.starts_with("dev-")).count();
+    u32::try_from(names.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
 /// Names with commas between them; a comma in a name is encoded as everything else is.
@@ -304,7 +329,9 @@ mod tests {
             "[agent-mesh-door/1 from=bob device=0123 claimed-from=mallory claimed-id=id-3 claimed-hops=2 \
              claimed-visited=alice,mallory claimed-chain=id-1]"
         );
-        assert_eq!(Header::from_line(&line), Some(Header { from: "bob".into(), ..header }));
+        let read = Header::from_line(&line).unwrap();
+        assert_eq!(read, header.verified("bob"));
+        assert_eq!((read.as_chain().hops, read.visited.join(" ")), (2, "alice mallory bob".to_owned()));
         let none = Header { id: "run-1".into(), ..Header::default() }.door_line("bob", None);
         assert_eq!(none, "[agent-mesh-door/1 from=bob claimed-id=run-1]");
         assert_eq!(Header::from_line(&none).unwrap().as_chain().visited, ["bob"]);
@@ -318,9 +345,29 @@ mod tests {
         assert_eq!(hops("[agent-mesh/1 from=c id=x hops=0 visited=a,b,c]"), 2);
         assert_eq!(hops("[agent-mesh/1 from=c id=x hops=7 visited=b,c]"), 7);
         assert_eq!(hops("[agent-mesh/1 from=c id=x]"), 0);
+        assert_eq!(
+            hops("[agent-mesh/1 from=c id=x visited=alice,dev-0123,bob,dev-4567]"),
+            1,
+            "two have two names"
+        );
         for (id, hops, visited) in [("", "0", "a"), ("x", "-1", "a"), ("x", "0", ""), ("x", "0", "%")] {
             assert_eq!(Chain::from_values(id, hops, visited), None);
         }
+    }
+
+    #[test]
+    fn who_is_known_by_another_name_than_he_claims_is_in_the_chain_by_both() {
+        let visited = |from: &str, visited: &[&str], key: &str| {
+            let visited = visited.iter().map(|name| (*name).to_owned()).collect();
+            let header = Header { from: from.into(), id: "x".into(), visited, ..Header::default() };
+            header.verified(key).as_chain().visited.join(" ")
+        };
+        assert_eq!(visited("alice", &[], "alice"), "alice");
+        assert_eq!(visited("alice", &[], "dev-0123456789ab"), "alice dev-0123456789ab");
+        assert_eq!(visited("", &[], "alice"), "alice", "without a header");
+        assert_eq!(visited("carol", &["alice", "carol"], "carol"), "alice carol");
+        assert_eq!(visited("carol", &["alice", "carol"], "dev-0123"), "alice carol dev-0123");
+        assert_eq!(visited("carol", &["alice"], "bob"), "alice carol bob");
     }
 
     proptest! {

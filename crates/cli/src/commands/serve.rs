@@ -1,26 +1,30 @@
 //! `agent-mesh serve`
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_mesh_gateway::{Config, Gateway, Memory, NoMemory, SharedToken, ShortToken, Store};
+use agent_mesh_gateway::{
+    BindError, Config, FailedRun, Gateway, Memory, NoMemory, SharedToken, ShortToken, Store,
+};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::Archive;
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::client::protocol::methods::info::GatewayIdentity;
 use agent_team_mesh::device::DeviceKey;
-use agent_team_mesh::private_file::{self, Lock};
+use agent_team_mesh::private_file;
 use clap::Args;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
 use crate::ui::{LogFormat, Ui};
 
 mod access;
+mod alone;
 mod archived;
 mod backend;
 mod ledger;
@@ -28,12 +32,16 @@ mod memory;
 mod openclaw;
 
 use access::Files;
+use alone::Alone;
 use archived::Archived;
 use backend::BackendArgs;
 use ledger::ArchiveLedger;
 use memory::Remembered;
 
 pub use access::policy;
+
+/// So many failures may wait to be told; more at a time are not.
+const FAILURES: usize = 64;
 
 /// Be a gateway for an agent of your own: any OpenClaw client can talk to it
 ///
@@ -70,7 +78,7 @@ pub struct ServeArgs {
 
 pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let state = &settings.state_dir.value;
-    let _alone = alone(state)?;
+    let alone = Alone::in_folder(state)?;
     let (token, kept_in) = token(&args, settings)?;
     let archive = match Archive::open(&settings.mesh(false)?.archive_path()) {
         Ok(archive) => Some(archive),
@@ -79,16 +87,23 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
             None
         }
     };
-    let mut files = Files::new(settings);
+    if let Some(archive) = &archive {
+        // We are alone here, so whoever was to answer these was killed. It is written down before anybody can ask.
+        let ended = archive.abandon_received(Timestamp::now()).await;
+        ended.unwrap_or_else(|error| ui.warn(format!("some runs stay open in the log: {}", chain(&error))));
+    }
+    let mut files = Files::new(settings)?;
     let mut config = config(&args, settings, &token, archive.as_ref())?;
     config.access = files.read()?;
     if args.pause {
         config.ledger.pause(true).await.map_err(|e| CliError::io("cannot pause", &e))?;
     }
-    let gateway = Gateway::bind(config).await.map_err(|error| {
-        CliError::new(Exit::Failed, "cannot-serve", chain(&error))
-            .hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
-    })?;
+    let (failures, failed) = mpsc::channel(FAILURES);
+    if args.log.is_none() {
+        config.on_failure = Some(Arc::new(move |run| drop(failures.try_send(run))));
+    }
+    let gateway = Gateway::bind(config).await.map_err(|error| cannot_serve(&error))?;
+    alone.say(gateway.local_addr());
     let listen = |kind| signal(kind).map_err(|e| CliError::io("cannot listen for signals", &e));
     let (mut end, hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
     introduce(gateway.local_addr(), kept_in.as_deref(), ui);
@@ -102,6 +117,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     tokio::select! {
         () = run => {}
         () = access::watch(files, reload, hangup, ui) => {}
+        () = tell(failed, ui) => {}
     }
     if let Some(archive) = &archive
         && let Err(error) = archive.settle().await
@@ -139,9 +155,6 @@ fn config(
     config.log_text = args.log_text;
     if let Some(archive) = archive {
         config.ledger = Arc::new(ArchiveLedger(archive.clone()));
-        // No turn lasts longer, so these are nobody's any more: a gateway was killed in the middle of them.
-        let before = Timestamp::now().checked_sub(2 * config.timing.run).unwrap_or(Timestamp::MIN);
-        archive.abandon_received(before);
     }
     config.timing.run = config.timing.run.max(args.backend.run_timeout);
     config.limits.reply_bytes = config.limits.reply_bytes.max(args.backend.max_reply);
@@ -163,18 +176,34 @@ fn introduce(address: SocketAddr, kept_in: Option<&Path>, ui: &Ui) {
     }
 }
 
-/// The approved devices have one master: a second `serve` on the same folder would bring back what the first revoked.
-fn alone(state: &Path) -> Result<Lock, CliError> {
-    let path = state.join("gateway-devices.json");
-    let lock = private_file::try_lock(&path).map_err(MeshError::from)?;
-    lock.ok_or_else(|| {
-        CliError::new(
-            Exit::Busy,
-            "already-serving",
-            format!("another agent-mesh serve uses {}", state.display()),
-        )
-        .hint("--state-dir gives each one a folder of its own")
-    })
+/// Why it cannot listen, and where it could.
+fn cannot_serve(error: &BindError) -> CliError {
+    let kind = match error {
+        BindError::Listen { source, .. } => Some(source.kind()),
+        _ => None,
+    };
+    let failure = CliError::new(Exit::Failed, "cannot-serve", chain(error));
+    match kind {
+        Some(ErrorKind::AddrNotAvailable) => failure.hint(
+            "this machine has no such address: 0.0.0.0 takes all that it has, 127.0.0.1 is for itself alone",
+        ),
+        Some(ErrorKind::PermissionDenied) => {
+            failure.hint("ports below 1024 need a privilege: take a higher one")
+        }
+        Some(ErrorKind::AddrInUse) => {
+            failure.hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
+        }
+        _ => failure,
+    }
+}
+
+/// One line for each run that fails, for an owner who reads no log. The sender is told the same.
+async fn tell(mut failed: mpsc::Receiver<FailedRun>, ui: &Ui) {
+    while let Some(FailedRun { from, run_id, why }) = failed.recv().await {
+        ui.warn(format!("run {run_id} of {from} failed: {why}"));
+    }
+    // Nothing will come any more, and that is no reason to end.
+    std::future::pending::<()>().await;
 }
 
 /// The owner's token, and the file it is kept in if we made it ourselves, now or before.

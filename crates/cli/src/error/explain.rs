@@ -104,6 +104,13 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::NoReply { .. } => {
             Meaning(Exit::Failed, "no-reply", hint("their agent chose to say nothing, or could not"))
         }
+        MeshError::Away { id, .. } => Meaning(
+            Exit::Unreachable,
+            "unreachable",
+            hint(format!(
+                "what became of it is known when they are back: agent-mesh wait {id}; do not send it again"
+            )),
+        ),
         MeshError::ReplyDeadline { id, .. } => Meaning(
             Exit::NoReply,
             "no-reply-in-time",

@@ -23,6 +23,7 @@ mod list_ping;
 mod loops;
 mod mcp;
 mod model;
+mod named;
 mod outbox;
 mod output;
 mod pair;

@@ -172,3 +172,100 @@ async fn a_port_that_is_taken_is_said() {
     assert_eq!(document["error"]["code"], "cannot-serve");
     assert!(document["error"]["message"].to_string().contains(&listen));
 }
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_not_called_a_port_in_use() {
+    let host = Host::new();
+    let document = host.run(&["serve", "--listen", "192.0.2.1:0", "--json"]).await.exits(1).json();
+    assert_eq!(document["error"]["code"], "cannot-serve");
+    let hint = document["error"]["hint"].as_str().unwrap();
+    assert!(hint.contains("no such address") && !hint.contains("free port"), "{hint}");
+}
+
+#[tokio::test]
+async fn a_second_one_on_the_same_folder_is_told_where_the_first_is() {
+    let host = Host::new();
+    let serve = Serve::start(&host, &[]).await;
+    let document = host.run(&["serve", "--listen", "127.0.0.1:0", "--json"]).await.exits(1).json();
+    assert_eq!(document["error"]["code"], "already-serving");
+    let hint = document["error"]["hint"].as_str().unwrap();
+    assert!(hint.contains(&format!("{}, process {}", serve.url(), serve.child.id().unwrap())), "{hint}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_is_refused_at_the_start() {
+    let host = Host::new();
+    host.write("no-program", "#!/bin/sh\n");
+    for command in ["no-such-command", "/bin/no-such-command", "./no-program", "/bin", ""] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--json", "--agent", "exec", "--", command];
+        let document = host.run(&serve).await.exits(2).json();
+        assert_eq!(document["error"]["code"], "command-missing", "{command}");
+        assert!(document["error"]["hint"].as_str().unwrap().contains("PATH"));
+    }
+    let serve = Serve::start(&host, &["--agent", "exec", "--", "cat"]).await;
+    assert_eq!(serve.end().await, Some(0), "without a PATH there are the folders of the system");
+}
+
+#[tokio::test]
+async fn a_run_that_fails_is_told_to_the_owner_without_a_word_of_it() {
+    let host = Host::new();
+    host.write("serve.token", token("bob"));
+    let fails = [
+        "--token-file",
+        "serve.token",
+        "--agent",
+        "exec",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo inner words >&2; exit 3",
+    ];
+    let mut serve = Serve::start(&host, &fails).await;
+    let alices = Host::with_bob(&serve.url());
+    let sent =
+        alices.run(&["send", "--to", "bob", "--message", "outer words", "--json"]).await.exits(1).json();
+    let line = serve.line().await;
+    let run = sent["id"].as_str().unwrap();
+    assert_eq!(
+        line,
+        format!("warning: run {run} of owner failed: the agent's command failed (exit status: 3)\n")
+    );
+}
+
+/// SIGKILL leaves nobody who could write an end down: the next one does.
+#[tokio::test]
+async fn a_run_that_the_gateway_was_killed_in_ends_when_it_is_back() {
+    let host = Host::new();
+    host.write("serve.token", token("bob"));
+    let slow = ["--token-file", "serve.token", "--agent", "exec", "--", "/bin/sh", "-c", "exec sleep 5"];
+    let mut serve = Serve::start(&host, &slow).await;
+    let address = serve.address.clone();
+    let alices = Host::with_bob(&serve.url());
+    let sent =
+        alices.run(&["send", "--to", "bob", "--message", "hi", "--no-wait", "--json"]).await.ok().json();
+    let id = sent["id"].as_str().unwrap();
+    // It has begun when it is in the log.
+    let log = &["log", "--json"];
+    while host.run(log).await.ok().json()["messages"].as_array().unwrap().is_empty() {}
+    serve.child.kill().await.unwrap();
+
+    let down = alices.run(&["wait", id, "--timeout", "1s", "--json"]).await.exits(6).json();
+    assert_eq!((&down["error"]["code"], &down["state"]), (&json!("unreachable"), &json!("accepted")));
+    assert!(down["error"]["hint"].as_str().unwrap().contains(&format!("agent-mesh wait {id}")));
+
+    let serve = Serve::start_on(&host, &address, &slow).await;
+    let row = host.run(log).await.ok().json()["messages"][0].clone();
+    assert_eq!(row["state"], "failed", "{row}");
+    let back = alices.run(&["wait", id, "--timeout", "30s", "--json"]).await.exits(1).json();
+    assert_eq!((&back["error"]["code"], &back["state"]), (&json!("run-failed"), &json!("failed")));
+    assert!(back["error"]["message"].as_str().unwrap().contains("the gateway ended before it"), "{back}");
+    assert_eq!(
+        alices.run(&["wait", id, "--json"]).await.exits(1).json()["state"],
+        "failed",
+        "it is over for good"
+    );
+    let again =
+        alices.run(&["send", "--to", "bob", "--message", "hi", "--id", id, "--json"]).await.exits(2).json();
+    assert_eq!(again["error"]["code"], "id-in-use");
+    drop(serve);
+}

@@ -54,18 +54,14 @@ impl Turn {
 }
 
 impl Turn {
-    /// The chain that an agent is in while it answers, for what it sends because of this message. The sender's claim, but
-    /// for its last name: that one is verified. None for the owner, unless his message continues one.
+    /// The chain that an agent is in while it answers, for what it sends because of this message. The sender's claim, and
+    /// who was verified. None for the owner, unless his message continues one.
     #[must_use]
     pub fn chain(&self) -> Option<Chain> {
         let (header, _) = Header::split(&self.message);
         let Some(member) = self.from.principal.peer() else { return header.map(|header| header.as_chain()) };
         let header = header.unwrap_or_else(|| Header { id: self.run_id.clone(), ..Header::default() });
-        let mut chain = Header { from: member.key.clone(), ..header }.as_chain();
-        if !chain.visited.contains(&member.key) {
-            chain.visited.push(member.key.clone());
-        }
-        Some(chain)
+        Some(header.verified(&member.key).as_chain())
     }
 }
 
@@ -162,7 +158,7 @@ mod tests {
         let chain = of(member("alice", "Alice"), &header.wrap("hi")).chain().unwrap();
         assert_eq!(
             (chain.id.as_str(), chain.hops, chain.visited_value()),
-            ("id-2", 1, "dave,mallory,alice".into())
+            ("id-2", 2, "dave,mallory,alice".into())
         );
         let first = of(member("alice", "Alice"), "hi").chain().unwrap();
         assert_eq!((first.id.as_str(), first.hops, first.visited_value()), ("run-1", 0, "alice".into()));

@@ -35,17 +35,21 @@ pub(super) enum Start {
     Over(Arc<Done>),
 }
 
-/// Queues a job and acknowledges it; or finds the run that had its key before, and never runs that again.
-pub(super) fn admit(call: &Call<'_>, job: Job) -> Result<Start, ErrorShape> {
+/// Queues a job and acknowledges it; or finds the run that had its key before, and never runs that again. `before` is the
+/// session that it would have been in before its sender had a name here.
+pub(super) fn admit(call: &Call<'_>, job: Job, before: Option<String>) -> Result<Start, ErrorShape> {
     let run = Arc::clone(&job.run);
+    let earlier = call.conn.earlier_who().zip(before).map(|(who, session)| run.before(who, session));
     let now = Instant::now();
     // Held to the end: a run cannot end in between, and the acknowledgement is queued before its lane can answer.
     let mut runs = lock(&call.shared.runs);
-    if let Some(known) = runs.known(&run, now) {
-        return repeat(&runs, &run, &known);
-    }
-    if let Some(past) = lock(&call.shared.sessions).past(&run, &job.message) {
-        return remember(&run, past);
+    for run in [Some(&*run), earlier.as_ref()].into_iter().flatten() {
+        if let Some(known) = runs.known(run, now) {
+            return repeat(&runs, run, &known);
+        }
+        if let Some(past) = lock(&call.shared.sessions).past(run, &job.message) {
+            return remember(run, past);
+        }
     }
     let is_held = match (call.conn.principal.peer(), call.conn.rules()) {
         (Some(member), Some(rules)) => allow(call.shared, &runs, member, &rules)?,

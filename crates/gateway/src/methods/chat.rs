@@ -21,13 +21,18 @@ const DEFAULT_SESSIONS: usize = 100;
 /// What stands in a session, and what waits to stand there.
 pub(super) fn history(call: &Call<'_>) -> Answer {
     let params: ChatHistory = call.params()?;
-    let key = call.session(&params.session_key)?;
+    let place = call.session(&params.session_key)?;
     // First what waits, then the rows: a run that starts in between is seen twice rather than not at all.
-    let (current, queued) = lock(&call.shared.runs).of_session(&key);
+    let (mut current, mut queued) = (None, Vec::new());
+    for key in place.keys() {
+        let (run, waiting) = lock(&call.shared.runs).of_session(key);
+        current = current.or(run);
+        queued.extend(waiting);
+    }
     let page = Page { limit: params.limit, max_chars: params.max_chars };
-    let rows = lock(&call.shared.sessions).page(&key, page);
+    let rows = lock(&call.shared.sessions).pages(place.keys(), page);
     let waiting: Vec<Value> = queued.iter().map(|(run, is_held)| waiting(run, *is_held)).collect();
-    let shown = call.conn.shown(&key);
+    let shown = call.conn.shown(&place.key);
     let mut payload = json!({
         "sessionKey": shown,
         "sessionId": rows.session_id,
@@ -55,11 +60,15 @@ fn waiting(run: &str, is_held: bool) -> Value {
 /// Stops runs.
 pub(super) fn abort(call: &Call<'_>) -> Answer {
     let params: ChatAbort = call.params()?;
-    let key = call.session(&params.session_key)?;
-    // A peer stops what he started, not what the owner has started in his session.
-    let by = call.conn.principal.peer().map(|member| member.key.clone());
-    let mut runs = abort_session(call.shared, &key, params.run_id.as_deref(), by.as_deref());
-    runs.extend(inbox::withdraw(call.shared, &key, params.run_id.as_deref(), by.as_deref()));
+    let place = call.session(&params.session_key)?;
+    let (run, mut runs) = (params.run_id.as_deref(), Vec::new());
+    for (who, key) in
+        call.conn.all_who().zip([Some(&place.key), place.earlier.as_ref()].into_iter().flatten())
+    {
+        // A peer stops what he started, not what the owner has started in his session.
+        runs.extend(abort_session(call.shared, key, run, who.peer()));
+        runs.extend(inbox::withdraw(call.shared, key, run, who.peer()));
+    }
     Ok(json!({ "ok": true, "aborted": !runs.is_empty(), "runIds": runs }))
 }
 
@@ -118,10 +127,15 @@ pub(super) fn sessions(call: &Call<'_>) -> Answer {
 /// From now on this connection hears the session.
 pub(super) fn subscribe(call: &Call<'_>) -> Answer {
     let params: MessagesSubscribe = call.params()?;
-    let key = call.session(&params.key)?;
+    let place = call.session(&params.key)?;
     let max = call.shared.config.limits.subscriptions;
-    if !lock(&call.shared.peers).subscribe(call.conn.number, &key, max) {
+    // Under its earlier name nothing new begins in a session.
+    let is_busy = |key: &&str| *key == place.key || lock(&call.shared.runs).of_session(key).0.is_some();
+    let keys: Vec<&str> = place.keys().filter(is_busy).collect();
+    let mut peers = lock(&call.shared.peers);
+    if !keys.iter().all(|key| peers.subscribe(call.conn.number, key, max)) {
         return Err(ErrorShape::invalid(format!("a connection may subscribe to {max} sessions")));
     }
-    Ok(json!({ "subscribed": true, "key": call.conn.shown(&key) }))
+    drop(peers);
+    Ok(json!({ "subscribed": true, "key": call.conn.shown(&place.key) }))
 }

@@ -39,6 +39,8 @@ fn try_approve(call: &Call<'_>) -> Result<Step, ErrorShape> {
         let device = pairing.approve(&params.request_id, &call.conn.granted, now())?;
         (device.claim.device_id.clone(), device.row())
     };
+    // Before it is answered: who it is may have to be looked up, and its first call may be close behind the answer.
+    call.shared.approvals.notify_one();
     Ok(once_saved(call, permit, move |shared| {
         resolved(shared, &params.request_id, &device_id, "approved");
         json!({ "requestId": params.request_id, "device": row })

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use crate::keys::AGENT_ID;
-use crate::principal::Principal;
+use crate::principal::{Member, Principal};
 use crate::shared::{Shared, lock, now_ms};
 
 /// `health`: for everybody, so it counts sessions and names none. A peer's are his own.
@@ -27,7 +27,11 @@ pub(crate) fn health(shared: &Shared, who: &Principal) -> Value {
 
 fn count(shared: &Shared, who: &Principal) -> usize {
     let sessions = lock(&shared.sessions);
-    who.peer().map_or_else(|| sessions.count(), |member| sessions.count_of(&member.key))
+    let own = |member: &Member| {
+        let earlier = member.earlier_key().map_or(0, |key| sessions.count_of(&key));
+        sessions.count_of(&member.key) + earlier
+    };
+    who.peer().map_or_else(|| sessions.count(), |member| own(member))
 }
 
 /// This gateway never starts a turn by itself. The schema wants every field all the same.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::conn::Conn;
+use crate::conn::{Conn, Place};
 use crate::denial::{self, Rule};
 use crate::keys::{full_key, target};
 use crate::policy::Rules;
@@ -252,22 +252,22 @@ fn reply(conn: &Conn, id: &str, answer: &Answer) {
 
 impl Call<'_> {
     /// The session that a key means to this client.
-    fn session(&self, key: &str) -> Result<String, ErrorShape> {
+    fn session(&self, key: &str) -> Result<Place, ErrorShape> {
         self.allowed(full_key(key)?)
     }
 
     /// The session that a `sessionKey` and an `agentId` mean to this client.
-    fn target(&self, key: Option<&str>, agent: Option<&str>) -> Result<String, ErrorShape> {
+    fn target(&self, key: Option<&str>, agent: Option<&str>) -> Result<Place, ErrorShape> {
         self.allowed(target(key, agent)?)
     }
 
-    fn allowed(&self, full: String) -> Result<String, ErrorShape> {
+    fn allowed(&self, full: String) -> Result<Place, ErrorShape> {
         let agent = full.split(':').nth(1).unwrap_or_default().to_owned();
-        let (session, name) = self.conn.session(full);
+        let place = self.conn.session(full);
         match self.conn.rules() {
             Some(rules) if !rules.agents.allow(&agent) => Err(denial::forbidden(Rule::Agents)),
-            Some(rules) if !rules.sessions.allow(&name) => Err(denial::forbidden(Rule::Sessions)),
-            _ => Ok(session),
+            Some(rules) if !rules.sessions.allow(&place.name) => Err(denial::forbidden(Rule::Sessions)),
+            _ => Ok(place),
         }
     }
 

@@ -15,11 +15,13 @@ use tokio::time::timeout;
 use super::admission::{Start, admit};
 use super::{Call, Step, json as to_json};
 use crate::agent::Sender;
+use crate::conn::Conn;
 use crate::denial::{self, Rule};
 use crate::keys::AGENT_ID;
+use crate::outcome::Done;
 use crate::runs::{Job, Origin, Run, provenance_texts};
 use crate::secret::sha256;
-use crate::shared::{lock, now_ms};
+use crate::shared::{Shared, lock, now_ms};
 
 /// `agent.wait` without a limit waits so long.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -41,7 +43,7 @@ struct Extras {
 
 /// Starts a turn; the second answer comes from its lane.
 pub(super) fn agent(call: &Call<'_>) -> Step {
-    let admitted = agent_job(call).and_then(|job| admit(call, job));
+    let admitted = agent_job(call).and_then(|(job, before)| admit(call, job, before));
     match admitted {
         Ok(Start::Taken) => Step::Answered,
         Ok(Start::Running { run, held }) => Step::Now(to_json(&AgentAck {
@@ -63,13 +65,16 @@ pub(super) fn agent(call: &Call<'_>) -> Step {
     }
 }
 
-fn agent_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
+/// A job, and the session in which its sender may have started it before his device had a name here.
+type Asked = (Job, Option<String>);
+
+fn agent_job(call: &Call<'_>) -> Result<Asked, ErrorShape> {
     let params: Agent = call.params()?;
     refuse_attachments(call)?;
     if params.message.is_empty() {
         return Err(call.invalid(&"at /message: must NOT have fewer than 1 characters"));
     }
-    let session = call.target(params.session_key.as_deref(), params.agent_id.as_deref())?;
+    let place = call.target(params.session_key.as_deref(), params.agent_id.as_deref())?;
     if let Some(provenance) = &params.input_provenance
         && provenance_texts(provenance).any(|text| text.chars().count() > MAX_PROVENANCE)
     {
@@ -77,16 +82,16 @@ fn agent_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
     }
     // Seconds, and 0 is no limit of the caller's; ours holds anyway.
     let limit = params.timeout.filter(|&seconds| seconds > 0).map(Duration::from_secs);
-    let mut job = job(call, Origin::Agent, params.idempotency_key, session, params.message)?;
+    let mut job = job(call, Origin::Agent, params.idempotency_key, place.key, params.message)?;
     job.provenance = params.input_provenance;
     job.timeout = bounded(call, limit);
     job.reply_to = Some((Arc::clone(&call.conn.outbox), call.request.id.clone().into_owned()));
-    Ok(job)
+    Ok((job, place.earlier))
 }
 
 /// Starts a turn whose reply is told by events and history only. Runs never merge, and `/text` is text.
 pub(super) fn chat_send(call: &Call<'_>) -> Step {
-    match chat_job(call).and_then(|job| admit(call, job)) {
+    match chat_job(call).and_then(|(job, before)| admit(call, job, before)) {
         Ok(Start::Taken) => Step::Answered,
         Ok(Start::Running { run, .. }) => Step::Now(Ok(json!({ "runId": run.id, "status": "in_flight" }))),
         Ok(Start::Over(done)) => Step::Now(Ok(done.chat_ack.clone())),
@@ -94,7 +99,7 @@ pub(super) fn chat_send(call: &Call<'_>) -> Step {
     }
 }
 
-fn chat_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
+fn chat_job(call: &Call<'_>) -> Result<Asked, ErrorShape> {
     let params: ChatSend = call.params()?;
     let extras = refuse_attachments(call)?;
     if params.message.contains('\0') {
@@ -103,11 +108,11 @@ fn chat_job(call: &Call<'_>) -> Result<Job, ErrorShape> {
     if params.message.trim().is_empty() {
         return Err(ErrorShape::invalid("message or attachment required"));
     }
-    let session = call.session(&params.session_key)?;
+    let place = call.session(&params.session_key)?;
     let limit = extras.timeout_ms.filter(|&ms| ms > 0).map(Duration::from_millis);
-    let mut job = job(call, Origin::Chat, params.idempotency_key, session, params.message)?;
+    let mut job = job(call, Origin::Chat, params.idempotency_key, place.key, params.message)?;
     job.timeout = bounded(call, limit);
-    Ok(job)
+    Ok((job, place.earlier))
 }
 
 fn job(
@@ -181,7 +186,7 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
     };
     let limit = params.timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis);
     let limit = limit.min(call.shared.config.timing.run);
-    let (shared, who) = (Arc::clone(call.shared), call.conn.who());
+    let (shared, conn) = (Arc::clone(call.shared), Arc::clone(call.conn));
     Step::Later(
         permit,
         Box::pin(async move {
@@ -190,7 +195,14 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
                 status: "timeout".to_owned(),
                 ..AgentWaited::default()
             };
-            let Some(run) = lock(&shared.runs).find(&params.run_id, &who) else {
+            let found = {
+                let runs = lock(&shared.runs);
+                conn.all_who().find_map(|who| runs.find(&params.run_id, &who))
+            };
+            let Some(run) = found else {
+                if let Some(waited) = ended_before(&shared, &conn, &params.run_id).await {
+                    return to_json(&waited);
+                }
                 tokio::time::sleep(limit).await;
                 return to_json(&expired);
             };
@@ -198,4 +210,15 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
             to_json(done.as_ref().map_or(&expired, |done| &done.waited))
         }),
     )
+}
+
+/// How a run ended that is known from before the start: its sender may have waited for it when this gateway was killed.
+async fn ended_before(shared: &Shared, conn: &Conn, run_id: &str) -> Option<AgentWaited> {
+    let past = shared.config.memory.run(run_id).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what became of a run cannot be looked up");
+        None
+    })?;
+    let is_his = conn.all_who().any(|who| who.peer().is_none_or(|key| key == past.from));
+    let outcome = past.end.outcome().filter(|_| is_his)?;
+    Some(Done::new(run_id, &outcome, 0, past.ended_at.unwrap_or(past.began_at)).waited)
 }

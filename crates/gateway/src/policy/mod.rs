@@ -80,6 +80,11 @@ impl Policy {
         peers.find(|(_, entry)| entry.device_id.as_deref() == Some(device_id)).map(|(key, _)| key.as_str())
     }
 
+    /// Whether something is said of this peer by name.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.peers.contains_key(key)
+    }
+
     /// The peers that hold a token of ours, and those that only have rules.
     pub fn peers(&self) -> impl Iterator<Item = (&str, bool)> {
         self.peers.iter().map(|(key, entry)| (key.as_str(), entry.token.is_some()))

@@ -63,6 +63,11 @@ impl Run {
         }
     }
 
+    /// The same run as it would be under the name and in the session that its sender had before.
+    pub(crate) fn before(&self, who: Who, session: String) -> Self {
+        Self::new(self.id.clone(), self.origin, session, who, self.digest, self.accepted_at)
+    }
+
     /// By what it is found in the table.
     pub(super) fn place(&self) -> Place {
         (self.who.peer().map(str::to_owned), self.origin, self.id.clone())

@@ -14,6 +14,7 @@ mod attributes;
 mod credentials;
 mod door;
 mod frames;
+mod guests;
 mod handshake;
 mod held;
 mod http;

@@ -223,6 +223,7 @@ impl Archive {
     }
 
     /// Ends the life of what came to us before this time and was never answered: its gateway died in the middle of it.
+    /// For whoever is the only gateway of this archive.
     pub fn abandon_received(&self, before: Timestamp) -> Committed {
         self.write(move |db| {
             let at = now();

@@ -181,6 +181,16 @@ impl Guests {
         Some(row.to())
     }
 
+    /// The devices that showed an invite, and whose they are. A device that was let in is told once, by its last invite;
+    /// one that waits for it by each that it shows.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (&str, To)> {
+        let shown = self.0.iter().filter_map(|row| Some((row, row.device_id.as_deref()?)));
+        shown.filter_map(move |(row, id)| match self.whose(id) {
+            Some(to) => row.joined_at.is_some().then_some((id, to)),
+            None => Some((id, row.to())),
+        })
+    }
+
     /// The devices that a teammate came in with.
     pub(crate) fn devices_of<'a>(&'a self, email_prefix: &'a str) -> impl Iterator<Item = &'a str> {
         let theirs = self.0.iter().filter(move |row| {
@@ -242,6 +252,11 @@ mod tests {
         To { name: "Alice".into(), email_prefix: "alice".into() }
     }
 
+    fn devices(sent: &SentInvites) -> Vec<(String, String)> {
+        let guests = sent.read().unwrap();
+        guests.devices().map(|(id, to)| (id.to_owned(), to.email_prefix)).collect()
+    }
+
     fn soon() -> Timestamp {
         Timestamp::now() + 10.minutes()
     }
@@ -259,6 +274,7 @@ mod tests {
         assert_eq!(standing("agent-mesh:alice", "hers"), None);
 
         assert!(sent.bind(&hers, "hers").unwrap());
+        assert_eq!(devices(&sent), [("hers".to_owned(), "alice".to_owned())], "before it can say a word");
         assert_eq!(standing(&another, "another"), Some(Standing::Used(alice())));
         assert!(!sent.bind(&another, "another").unwrap());
         assert_eq!(standing(&hers, "hers"), Some(Standing::Open(alice())), "until it really came in");
@@ -270,6 +286,23 @@ mod tests {
 
         sent.forget("hers").unwrap();
         assert_eq!(sent.read().unwrap().whose("hers"), None);
+        assert!(devices(&sent).is_empty());
+    }
+
+    #[test]
+    fn a_device_that_was_let_in_is_whose_its_last_invite_was_for() {
+        let (_folder, sent, hers) = sent();
+        let (again, open) = (Proof::generate().unwrap(), Proof::generate().unwrap());
+        let bob = To { name: "Bob".into(), email_prefix: "bob".into() };
+        for (to, proof) in [(alice(), &hers), (bob.clone(), &again)] {
+            sent.add(&to, proof, soon()).unwrap();
+            sent.bind(&proof.sign("x", "d"), "d").unwrap();
+            sent.joined("d").unwrap();
+        }
+        sent.add(&alice(), &open, soon()).unwrap();
+        sent.bind(&open.sign("x", "d"), "d").unwrap();
+        assert_eq!(devices(&sent), [("d".to_owned(), "bob".to_owned())]);
+        assert_eq!(sent.read().unwrap().whose("d"), Some(bob), "as `pair list` has it");
     }
 
     #[test]

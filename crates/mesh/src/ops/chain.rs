@@ -6,6 +6,9 @@ use crate::archive::Direction;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 
+/// Under this name the owner of our gateway stands in the archive; no teammate's is this.
+const OWNER: &str = "owner";
+
 /// The chain of a message that came to us: by its id, if our archive has it, or by the first line of its header, which an
 /// agent finds in what it was told.
 ///
@@ -20,8 +23,10 @@ pub async fn of_message(mesh: &Mesh, named: &str) -> Result<Chain, MeshError> {
     let stored = found.filter(|stored| stored.direction == Direction::In).ok_or_else(unknown)?;
     let (header, _) = Header::split(&stored.header);
     // Without a header nobody passed it on, as far as anybody can tell.
-    Ok(header.map_or_else(
-        || Chain { id: stored.record.id.clone(), hops: 0, visited: vec![stored.peer.clone()] },
-        |header| header.as_chain(),
-    ))
+    let nameless = || Header { id: stored.record.id.clone(), ..Header::default() };
+    Ok(match header {
+        Some(header) if stored.peer == OWNER => header.as_chain(),
+        // Anybody else's name is the one that `serve` has verified.
+        header => header.unwrap_or_else(nameless).verified(&stored.peer).as_chain(),
+    })
 }

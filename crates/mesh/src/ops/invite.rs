@@ -1,5 +1,7 @@
 //! Inviting somebody: a one-time code of our own gateway, and whatever else they need.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use openclaw_client::protocol::methods::device::{MintSetupCode, SetupCode};
 use openclaw_client::protocol::methods::info::GatewayIdentityGet;
@@ -37,6 +39,21 @@ pub struct Sent {
     pub invite: Invite,
     /// When it ends.
     pub expires_at: Timestamp,
+}
+
+/// The devices that showed an invite of ours, and whose they are. That they were let in is our gateway's to say.
+///
+/// # Errors
+/// When the file of invites cannot be used.
+pub fn guests(mesh: &Mesh) -> Result<Vec<(String, To)>, MeshError> {
+    let guests = mesh.sent_invites().read()?;
+    Ok(guests.devices().map(|(id, to)| (id.to_owned(), to)).collect())
+}
+
+/// The file that [`guests`] reads.
+#[must_use]
+pub fn guests_path(mesh: &Mesh) -> PathBuf {
+    mesh.sent_invites().path().to_owned()
 }
 
 /// Makes an invite for a teammate, or for somebody who is none yet.

@@ -156,7 +156,8 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
     } else {
         request.message.clone()
     };
-    let peer = match caller.may_go_to(agent) {
+    let devices = if caller.names_devices() { devices_of(mesh, agent)? } else { Vec::new() };
+    let peer = match caller.may_go_to(agent, &devices) {
         Ok(()) => Peer::by_route(mesh, agent, via),
         Err(refusal) => Err(refusal.into()),
     };
@@ -174,6 +175,13 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
         me,
         allowance: Allowance { rules, speaker: caller.speaker(), chorus: false },
     })
+}
+
+/// The devices of a teammate, as far as we know them: by the registry, and by our invites.
+fn devices_of(mesh: &Mesh, agent: &Agent) -> Result<Vec<String>, MeshError> {
+    let guests = mesh.sent_invites().read()?;
+    let invited = guests.devices_of(&agent.email_prefix).map(str::to_owned);
+    Ok(agent.device_id.iter().map(|id| id.trim().to_owned()).chain(invited).collect())
 }
 
 fn header(caller: &Caller, me: &str, id: &str, thread: Option<String>) -> Header {

@@ -9,7 +9,7 @@ use crate::archive::{Direction, Stored};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
-use crate::progress::Observer;
+use crate::progress::{Observer, Progress};
 use crate::record::{Record, State};
 use crate::registry::LookupError;
 use crate::route::look::Attempt;
@@ -82,11 +82,34 @@ async fn look(
     let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, receipt);
     let pool = mesh.pool();
     let mut line = pool.line();
+    let mut watch = Watch { observer, reached: false };
     // Without an attempt, whoever was to send it died before it left.
-    let result = see_through(mesh, &peer, &mut message, before, &mut line, &mut delivery, observer).await;
+    let result = see_through(mesh, &peer, &mut message, before, &mut line, &mut delivery, &mut watch).await;
+    let reached = watch.reached;
     drop(line);
     pool.done().await;
-    Ok(conclude(message, stored.record.bytes, delivery, result).await)
+    let mut record = conclude(message, stored.record.bytes, delivery, result).await;
+    if let (Some(MeshError::ReplyDeadline { to, id }), false) = (&record.error, reached) {
+        record.error = Some(MeshError::Away { to: to.clone(), id: id.clone() });
+    }
+    Ok(record)
+}
+
+/// Notices whether the peer was ever reached.
+struct Watch<'a> {
+    observer: &'a mut dyn Observer,
+    reached: bool,
+}
+
+impl Observer for Watch<'_> {
+    fn progress(&mut self, step: Progress<'_>) {
+        self.reached |= matches!(step, Progress::Reached);
+        self.observer.progress(step);
+    }
+
+    fn wants_text(&self) -> bool {
+        self.observer.wants_text()
+    }
 }
 
 /// The peer of a stored message, by exactly the prefix it had: `bob`'s messages are not `bobby`'s once Bob has left.

@@ -188,12 +188,12 @@ pub(crate) async fn until_over(
     attempt: &Attempt,
 ) -> Result<Option<Outcome>, CallError> {
     let boot_id = client.hello().server.boot_id.as_deref();
-    if boot_id.is_none() || boot_id != attempt.boot_id.as_deref() {
-        // This process does not know the run: only the session can show how its recovery goes.
-        return pause(LOOK_AGAIN, run.deadline).await.map(|()| None);
-    }
+    let is_another = boot_id.is_none() || boot_id != attempt.boot_id.as_deref();
+    // Another process of OpenClaw does not know the run: only the session can show how its recovery goes, and has to be
+    // looked at soon. One of `serve` knows how it ended.
+    let step = if is_another { LOOK_AGAIN } else { WAIT_STEP };
     let left = run.deadline.saturating_duration_since(Instant::now());
-    let timeout_ms = u64::try_from(WAIT_STEP.min(left).as_millis()).unwrap_or_default();
+    let timeout_ms = u64::try_from(step.min(left).as_millis()).unwrap_or_default();
     let request = AgentWait { run_id: run.run_id.to_owned(), timeout_ms: Some(timeout_ms) };
     let waited = client.call(&request, run.deadline).await?;
     if !waited.is_over() {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use agent_mesh_gateway::{Access, Member, Policy, Reload, Roster};
-use agent_team_mesh::MeshError;
+use agent_team_mesh::ops::invite;
 use agent_team_mesh::private_file;
 use agent_team_mesh::registry::{Registry, RegistryError};
+use agent_team_mesh::{Mesh, MeshError};
 use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -23,25 +24,32 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Files {
     policy: PathBuf,
     registry: PathBuf,
+    /// For the invites that were sent from here.
+    mesh: Mesh,
     /// Whether there has to be a policy: somebody named it, or there was one before.
     needs_policy: bool,
-    seen: [Option<Mark>; 2],
+    seen: Marks,
 }
 
 /// What tells one state of a file from another.
 type Mark = (SystemTime, u64, u64);
 
+/// Of the policy, the registry, the invites.
+type Marks = [Option<Mark>; 3];
+
 impl Files {
-    pub fn new(settings: &Settings) -> Self {
-        Self {
+    pub fn new(settings: &Settings) -> Result<Self, CliError> {
+        Ok(Self {
             policy: settings.policy.value.clone(),
             registry: settings.registry.value.clone(),
+            mesh: settings.mesh(false)?,
             needs_policy: settings.policy.source != Source::Default,
-            seen: [None, None],
-        }
+            seen: Marks::default(),
+        })
     }
 
-    /// Reads them. A registry is not needed; a policy is, once there was one: to lose it must not open the door.
+    /// Reads them. A registry and invites are not needed; a policy is, once there was one: to lose it must not open the
+    /// door.
     pub fn read(&mut self) -> Result<Access, CliError> {
         self.seen = self.marks();
         let policy = match policy(&self.policy)? {
@@ -56,11 +64,11 @@ impl Files {
             }
             None => Policy::open(),
         };
-        Ok(Access { policy, roster: roster(&self.registry)? })
+        Ok(Access { policy, roster: roster(&self.registry)?.with_guests(guests(&self.mesh)?) })
     }
 
-    fn marks(&self) -> [Option<Mark>; 2] {
-        [mark(&self.policy), mark(&self.registry)]
+    fn marks(&self) -> Marks {
+        [mark(&self.policy), mark(&self.registry), mark(&invite::guests_path(&self.mesh))]
     }
 
     fn have_changed(&self) -> bool {
@@ -94,24 +102,43 @@ fn roster(path: &Path) -> Result<Roster, CliError> {
     Ok(Roster::new(registry.agents.into_iter().map(|agent| Member {
         key: agent.email_prefix,
         name: agent.name,
-        device_id: agent.device_id,
+        device_id: agent.device_id.map(|id| id.trim().to_lowercase()).filter(|id| !id.is_empty()),
         tags: agent.tags,
     })))
 }
 
-/// Reads the files again whenever they change or a SIGHUP comes, for ever. What cannot be read changes nothing.
+/// Those who showed an invite of ours.
+fn guests(mesh: &Mesh) -> Result<Vec<Member>, CliError> {
+    let guests = invite::guests(mesh)?.into_iter();
+    Ok(guests
+        .map(|(device, to)| Member {
+            key: to.email_prefix,
+            name: to.name,
+            device_id: Some(device),
+            ..Member::default()
+        })
+        .collect())
+}
+
+/// Reads the files again whenever they change, a device is approved or a SIGHUP comes, for ever. What cannot be read
+/// changes nothing.
 pub async fn watch(mut files: Files, reload: Reload, mut hangup: Signal, ui: &Ui) {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = look.tick() => if !files.have_changed() { continue },
+            () = reload.approved() => if !files.have_changed() { continue },
             _ = hangup.recv() => {}
         }
+        let before = files.seen;
         match files.read() {
             Ok(access) => {
                 reload.access(access);
-                ui.note("the policy and the registry were read again");
+                // Each invite changes its file several times, and its owner has just been told of it.
+                if files.seen[..2] != before[..2] || files.seen == before {
+                    ui.note("the policy and the registry were read again");
+                }
             }
             Err(error) => ui.warn(format!("the rules are as they were: {}", error.message)),
         }

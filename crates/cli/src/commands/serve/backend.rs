@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 
 use super::openclaw::OpenClawAgent;
 use crate::args::duration;
-use crate::error::{CliError, chain};
+use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
 
 /// The owner's instructions to a model: more than this is the wrong file.
@@ -85,7 +85,7 @@ impl BackendArgs {
                 Ok(Arc::new(OpenClawAgent::new(Arc::new(relay), self.run_timeout)))
             }
             AgentKind::Echo => Ok(Arc::new(EchoAgent::new())),
-            AgentKind::Exec => self.exec(),
+            AgentKind::Exec => self.exec(settings),
             AgentKind::Openai => self.openai(settings, memory),
         }
     }
@@ -113,10 +113,16 @@ impl BackendArgs {
         Ok(())
     }
 
-    fn exec(&self) -> Result<Arc<dyn Agent>, CliError> {
+    fn exec(&self, settings: &Settings) -> Result<Arc<dyn Agent>, CliError> {
         let Some((command, rest)) = self.command.split_first() else {
             return Err(CliError::usage("--agent exec needs a command: -- CMD ARGS…"));
         };
+        if !settings.has_program(command) {
+            let message = format!("there is no program {}", command.display());
+            return Err(CliError::new(Exit::Usage, "command-missing", message).hint(
+                "name a file that may be executed, by its path or as it stands in PATH; a line for the shell goes behind: -- sh -c",
+            ));
+        }
         let mut agent = ExecAgent::new(command, rest.iter().cloned());
         agent.timeout = self.run_timeout;
         agent.max_output = self.max_reply;
