@@ -80,6 +80,21 @@ async fn whoever_says_the_stop_phrase_ends_it() {
     assert_eq!((texts(&out).len(), pair.own.requests("agent").len()), (2, 1));
 }
 
+/// Agents that quote what they were told end nothing, though they were told of the stop phrase; and the last words of ours
+/// get an answer, or the log would have them under way for ever.
+#[tokio::test]
+async fn two_who_quote_each_other_go_on_to_the_last_turn() {
+    let quoting =
+        |name: &str| Script::new().shared_token(&token(name)).reply(|turn| Reply::text(&turn.message));
+    let pair = Pair::new(quoting("own"), quoting("bob")).await;
+    let out = pair.talk(&["--turns", "3"]).run().await.ok().json();
+    assert_eq!((texts(&out).len(), &out["end"]), (3, &json!("turns")));
+    let log = pair.host.run(&["--json", "log", "--thread", "r1"]).await.ok().json();
+    let states: Vec<_> =
+        log["messages"].as_array().unwrap().iter().map(|message| &message["state"]).collect();
+    assert_eq!(states, ["replied", "replied"]);
+}
+
 /// Two polite agents would go on for ever: the same words again end it, and what was said stands.
 #[tokio::test]
 async fn the_limits_for_agents_hold() {

@@ -15,6 +15,7 @@ use crate::peer::SessionChoice;
 use crate::pool::Pool;
 use crate::progress::{Observer, Progress, Unobserved};
 use crate::quoted::framed;
+use crate::record::Record;
 use crate::registry::Agent;
 
 /// How long a dialogue may be.
@@ -27,7 +28,7 @@ pub struct DialogueRequest {
     pub topic: String,
     /// How many messages both say together; ours is the first.
     pub turns: u32,
-    /// Whoever says this ends it.
+    /// Whoever ends a message with this ends it.
     pub stop_phrase: String,
     /// The conversation on either side: the end of both session keys.
     pub thread: String,
@@ -62,7 +63,7 @@ pub struct Turn {
 pub enum End {
     /// Its turns were used up.
     Turns,
-    /// Somebody said the stop phrase.
+    /// Somebody ended a message with the stop phrase.
     StopPhrase,
 }
 
@@ -109,14 +110,14 @@ impl Talk<'_> {
     async fn run(&mut self) -> Result<End, MeshError> {
         let mut prompt = self.opening();
         loop {
-            let words = self.ask_ours(prompt).await?;
-            let last = self.is_over(&words);
-            // Our last words are for them, too, but call for no answer.
-            let reply = self.tell_theirs(&words, last.is_none()).await?;
-            if let Some(end) = last {
+            let words = self.ask_ours(&prompt).await?;
+            if let Some(end) = self.is_over(&words, &prompt) {
+                self.tell_last(&words).await?;
                 return Ok(end);
             }
-            if let Some(end) = self.is_over(&reply) {
+            let told = format!("{}{words}", self.introduction());
+            let reply = self.tell_theirs(&told).await?;
+            if let Some(end) = self.is_over(&reply, &told) {
                 return Ok(end);
             }
             let whose = format!("{}'s agent", self.agent.name);
@@ -125,8 +126,9 @@ impl Talk<'_> {
         }
     }
 
-    fn is_over(&self, words: &str) -> Option<End> {
-        if words.contains(&self.request.stop_phrase) {
+    /// Whether these words, the answer to what was `told`, are the last.
+    fn is_over(&self, words: &str, told: &str) -> Option<End> {
+        if ends_with_phrase(words, &self.request.stop_phrase, told) {
             return Some(End::StopPhrase);
         }
         let said = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
@@ -137,22 +139,25 @@ impl Talk<'_> {
         let DialogueRequest { topic, turns, stop_phrase, .. } = self.request;
         format!(
             "Hold a dialogue with {}'s agent about: {topic}\n\nYou speak first. What you say now is sent to it as it is, and \
-             its answer comes back to you as data. {turns} messages are exchanged at most, yours and its together. When \
-             there is nothing left to say, end your message with: {stop_phrase}",
+             its answer comes back to you as data. When there is nothing left to say, end your message with \
+             \"{stop_phrase}\", alone on its last line. {turns} messages are exchanged at most, yours and its together.",
             self.agent.name
         )
     }
 
     /// What their agent has to know beside our first words.
     fn introduction(&self) -> String {
+        if self.turns.len() > 1 {
+            return String::new();
+        }
         let DialogueRequest { turns, stop_phrase, .. } = self.request;
         format!(
-            "(The beginning of a dialogue of at most {turns} messages. Whoever has nothing left to say ends it with: \
-             {stop_phrase})\n\n"
+            "(The beginning of a dialogue of at most {turns} messages. Whoever has nothing left to say ends it with \
+             \"{stop_phrase}\", alone on the last line.)\n\n"
         )
     }
 
-    async fn ask_ours(&mut self, prompt: String) -> Result<String, MeshError> {
+    async fn ask_ours(&mut self, prompt: &str) -> Result<String, MeshError> {
         let deadline = Instant::now() + self.request.timeout;
         let session = format!("agent:main:mesh-dialogue:{}:{}", self.agent.email_prefix, self.request.thread);
         // The first words are the owner's, and all later ones come from the other agent.
@@ -162,7 +167,7 @@ impl Talk<'_> {
             source_channel: Some("agent-mesh".to_owned()),
             source_tool: Some("agent_mesh_dialogue".to_owned()),
         });
-        let outcome = self.own.ask(&session.to_lowercase(), prompt, provenance, deadline).await?;
+        let outcome = self.own.ask(&session.to_lowercase(), prompt.to_owned(), provenance, deadline).await?;
         let words = match outcome {
             Outcome::Reply(words) => words,
             Outcome::Failed(reason) => return Err(MeshError::OwnAgent { reason }),
@@ -172,22 +177,9 @@ impl Talk<'_> {
         Ok(words)
     }
 
-    /// Sends our agent's words; gives the answer, or nothing where none is awaited.
-    async fn tell_theirs(&mut self, words: &str, wait: bool) -> Result<String, MeshError> {
-        let introduction = if self.turns.len() == 1 { self.introduction() } else { String::new() };
-        let request = SendRequest {
-            session: SessionChoice { thread: Some(self.request.thread.clone()), ..SessionChoice::default() },
-            timeout: self.request.timeout,
-            wait,
-            fallback: false,
-            ..SendRequest::new(format!("{introduction}{words}"))
-        };
-        let plan = plan(self.mesh, self.agent, &request)?.permitted()?;
-        let deadline = Instant::now() + request.timeout;
-        let record = send_planned(self.mesh, plan, &request, deadline, self.pool, &mut Unobserved).await;
-        if let Some(turn) = self.turns.last_mut() {
-            turn.id = Some(record.id.clone());
-        }
+    /// Sends our agent's words, and gives the answer.
+    async fn tell_theirs(&mut self, told: &str) -> Result<String, MeshError> {
+        let record = self.send(told).await?;
         if let Some(error) = record.error {
             return Err(error);
         }
@@ -196,8 +188,77 @@ impl Talk<'_> {
         Ok(reply.text)
     }
 
+    /// Sends the last words of our agent. What theirs answers is no turn any more: it is awaited for the log, which would
+    /// have the message under way for ever, and whatever becomes of it, the words have arrived.
+    async fn tell_last(&mut self, words: &str) -> Result<(), MeshError> {
+        let record = self.send(&format!("{}{words}", self.introduction())).await?;
+        let arrived = record.receipt.accepted_at.is_some();
+        record.error.filter(|_| !arrived).map_or(Ok(()), Err)
+    }
+
+    async fn send(&mut self, text: &str) -> Result<Record, MeshError> {
+        let request = SendRequest {
+            session: SessionChoice { thread: Some(self.request.thread.clone()), ..SessionChoice::default() },
+            timeout: self.request.timeout,
+            fallback: false,
+            ..SendRequest::new(text)
+        };
+        let plan = plan(self.mesh, self.agent, &request)?.permitted()?;
+        let deadline = Instant::now() + request.timeout;
+        let record = send_planned(self.mesh, plan, &request, deadline, self.pool, &mut Unobserved).await;
+        if let Some(turn) = self.turns.last_mut() {
+            turn.id = Some(record.id.clone());
+        }
+        Ok(record)
+    }
+
     fn said(&mut self, speaker: Speaker, text: &str, id: Option<String>) {
         self.observer.progress(Progress::Said { ours: speaker == Speaker::Ours, text });
         self.turns.push(Turn { speaker, text: text.to_owned(), id });
+    }
+}
+
+/// Of how many characters before a stop phrase it is known again in what was told.
+const LEAD: usize = 16;
+
+/// Whether whoever said this ends with the phrase, decorated or not. Both are told of it, and who quotes what it was told
+/// has not said it: there, the same words stand before it.
+fn ends_with_phrase(words: &str, phrase: &str, told: &str) -> bool {
+    let decoration = |c: char| c.is_whitespace() || matches!(c, '*' | '_' | '`' | '"' | '\'' | '.');
+    let plain = |text: &str| text.trim_end_matches(decoration).to_owned();
+    let (words, phrase) = match plain(phrase) {
+        // Nothing but decoration: as it is.
+        bare if bare.is_empty() => (words.trim_end().to_owned(), phrase.trim().to_owned()),
+        bare => (plain(words), bare),
+    };
+    let Some(before) = words.strip_suffix(&phrase) else { return false };
+    let lead = before.char_indices().rev().nth(LEAD - 1).map_or(0, |(at, _)| at);
+    before.trim_matches(decoration).is_empty() || !told.contains(&words[lead..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phrase_counts_where_it_ends_what_an_agent_says_itself() {
+        let told = "Talk about x. End with \"THE END\", alone on the last line. Or stop with: THE END";
+        for (words, ends) in [
+            ("Fine.\nTHE END", true),
+            ("Fine. THE END", true),
+            ("THE END", true),
+            ("Fine.\n\n**THE END**\n", true),
+            ("Fine.\nTHE END.", true),
+            ("THE END is near", false),
+            ("You said THE END, and I go on.", false),
+            ("the end", false),
+            ("", false),
+            (told, false),
+            (&format!("echo: {told}"), false),
+            (&format!("> {told}\nTHE END"), true),
+        ] {
+            assert_eq!(ends_with_phrase(words, "THE END", told), ends, "{words:?}");
+        }
+        assert!(ends_with_phrase("well ...", "...", told) && !ends_with_phrase("well", "...", told));
     }
 }
