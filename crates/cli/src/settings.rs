@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_team_mesh::client::Endpoint;
 use agent_team_mesh::fallback::ImFallback;
 use agent_team_mesh::guard::Caller;
-use agent_team_mesh::identity::IdentitySources;
+use agent_team_mesh::identity::{Configured, IdentitySources};
 use agent_team_mesh::message::Limits;
 use agent_team_mesh::{Mesh, MeshConfig, OwnGatewayConfig, PlainText};
 
@@ -19,6 +19,7 @@ pub mod guards;
 mod layers;
 mod programs;
 mod secrets;
+mod spelled;
 pub mod sync;
 pub mod table;
 
@@ -175,10 +176,13 @@ impl Settings {
 
     fn identity_sources(&self) -> IdentitySources {
         let home = |path: &str| self.env.home.as_ref().map(|home| home.join(path));
-        let (flag, env) = match self.me.source {
-            Source::Env(_) => (None, self.me.value.clone()),
-            _ => (self.me.value.clone(), None),
+        let me = self.me.value.clone();
+        let (flag, env, config) = match self.me.source {
+            Source::Env(_) => (None, me, None),
+            Source::File => (None, None, me),
+            _ => (me, None, None),
         };
+        let config = config.map(|value| Configured { value, path: self.config_file.value.clone() });
         let user_md = [
             home(".openclaw/workspace/USER.md"),
             home(".config/agent-team-mesh/USER.md"),
@@ -187,6 +191,7 @@ impl Settings {
         IdentitySources {
             flag,
             env,
+            config,
             user_md: user_md.into_iter().flatten().collect(),
             sso: home("sso.json"),
             domain: self.email_domain.value.clone(),

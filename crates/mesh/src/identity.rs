@@ -14,12 +14,23 @@ pub struct IdentitySources {
     pub flag: Option<String>,
     /// `MESH_MY_EMAIL`: the same; blank counts as unset, as it does in the bash skill.
     pub env: Option<String>,
+    /// `me` of the settings file: the same.
+    pub config: Option<Configured>,
     /// The places of `USER.md`. Only the first that exists is read.
     pub user_md: Vec<PathBuf>,
     /// `~/sso.json`, when there is a home folder to look in.
     pub sso: Option<PathBuf>,
     /// The domain that completes a prefix given alone.
     pub domain: String,
+}
+
+/// What a settings file says we are.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// An address, or the prefix alone.
+    pub value: String,
+    /// The settings file.
+    pub path: PathBuf,
 }
 
 /// Who we are.
@@ -44,6 +55,8 @@ pub enum IdentitySource {
     Flag,
     /// `MESH_MY_EMAIL`.
     Env,
+    /// `me` of `config.toml`.
+    Config,
     /// An `email:` line of a `USER.md`.
     UserMd,
     /// `user.email` of `sso.json`.
@@ -89,10 +102,15 @@ pub enum IdentityError {
 /// [`IdentityError`] when a source that is there cannot be read or understood: a mistake must not turn us into somebody else.
 pub fn resolve(sources: &IdentitySources) -> Result<Option<Identity>, IdentityError> {
     if let Some(value) = &sources.flag {
-        return given(value, FLAG, IdentitySource::Flag, &sources.domain).map(Some);
+        return given(value, FLAG, (IdentitySource::Flag, None), &sources.domain).map(Some);
     }
     if let Some(value) = sources.env.as_deref().filter(|value| !value.trim().is_empty()) {
-        return given(value, ENV, IdentitySource::Env, &sources.domain).map(Some);
+        return given(value, ENV, (IdentitySource::Env, None), &sources.domain).map(Some);
+    }
+    if let Some(Configured { value, path }) = &sources.config {
+        let (place, source) =
+            (format!("me in {}", path.display()), (IdentitySource::Config, Some(path.as_path())));
+        return given(value, &place, source, &sources.domain).map(Some);
     }
     if let Some(found) = from_user_md(&sources.user_md)? {
         return Ok(Some(found));
@@ -109,10 +127,15 @@ pub fn searched(sources: &IdentitySources) -> Vec<String> {
 const FLAG: &str = "--me";
 const ENV: &str = "MESH_MY_EMAIL";
 
-fn given(value: &str, place: &str, source: IdentitySource, domain: &str) -> Result<Identity, IdentityError> {
+fn given(
+    value: &str,
+    place: &str,
+    (source, path): (IdentitySource, Option<&Path>),
+    domain: &str,
+) -> Result<Identity, IdentityError> {
     let trimmed = value.trim();
     let address = if trimmed.contains('@') { trimmed.to_owned() } else { format!("{trimmed}@{domain}") };
-    identity(&address, source, None)
+    identity(&address, source, path)
         .ok_or_else(|| IdentityError::NotAnAddress { place: place.into(), value: value.into() })
 }
 

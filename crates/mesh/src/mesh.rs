@@ -92,7 +92,17 @@ impl Mesh {
     /// # Errors
     /// When the file is missing or malformed.
     pub fn registry(&self) -> Result<&Registry, MeshError> {
-        once(&self.registry, || Ok(Registry::load(&self.config.registry)?))
+        once(&self.registry, || {
+            let mut registry = Registry::load(&self.config.registry)?;
+            registry.email_domains.push(self.config.identity.domain.clone());
+            // Where our own address is, our team's are, too. Whoever needs to know who we are hears what is wrong with it.
+            if let Ok(Some(me)) = self.identity()
+                && let Some((_, domain)) = me.email.split_once('@')
+            {
+                registry.email_domains.push(domain.to_owned());
+            }
+            Ok(registry)
+        })
     }
 
     /// The teammate whom a name means. One whom we asked by an invite is not in the registry before he lets us in.

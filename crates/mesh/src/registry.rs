@@ -37,6 +37,9 @@ pub struct Registry {
     /// When `agent-mesh sync` last changed this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synced_at: Option<String>,
+    /// The domains of the team's addresses; any, if none are known. Not a part of the file.
+    #[serde(skip)]
+    pub email_domains: Vec<String>,
     /// Fields of others, kept as they are.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -23,7 +23,9 @@ pub(super) struct ConfigFile {
     pub(super) im_fallback: Option<PathBuf>,
     pub(super) msg_soft_limit: Option<usize>,
     pub(super) msg_hard_limit: Option<usize>,
+    #[serde(deserialize_with = "super::spelled::duration")]
     pub(super) timeout: Option<String>,
+    #[serde(deserialize_with = "super::spelled::duration")]
     pub(super) connect_timeout: Option<String>,
     pub(super) allow_insecure_private_ws: Option<bool>,
     pub(super) queue: Option<bool>,

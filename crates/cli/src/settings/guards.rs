@@ -25,6 +25,7 @@ pub struct LimitsTable {
     peer_per_hour: Option<u32>,
     total_per_hour: Option<u32>,
     thread_per_day: Option<u32>,
+    #[serde(deserialize_with = "super::spelled::duration")]
     repeat_window: Option<String>,
 }
 

@@ -67,6 +67,21 @@ async fn the_first_source_that_names_us_wins() {
 }
 
 #[tokio::test]
+async fn the_settings_file_counts_after_the_variable_and_is_named() {
+    let host = Host::anonymous();
+    host.write(HERE, "email: h@x.org");
+    let path = host.write(host.config("config.toml"), "me = \"file@x.org\"");
+    let identity = host.run(&["whoami", "--json"]).await.ok().json()["identity"].clone();
+    assert_eq!((&identity["email"], &identity["source"]), (&json!("file@x.org"), &json!("config")));
+    assert_eq!(identity["path"], json!(path));
+    let env = host.call(&["whoami", "--json"]).env("MESH_MY_EMAIL", "env@x.org").run().await.ok().json();
+    assert_eq!((&env["identity"]["source"], &env["identity"]["path"]), (&json!("env"), &Value::Null));
+    host.write(host.config("config.toml"), "me = \"no address\"");
+    let error = host.run(&["whoami", "--json"]).await.exits(2).json()["error"].clone();
+    assert!(error["message"].as_str().unwrap().contains("config.toml"), "{error}");
+}
+
+#[tokio::test]
 async fn nobody_identified_names_every_place_looked_at() {
     let out = Host::anonymous().run(&["whoami", "--json"]).await.exits(7);
     let error = out.json()["error"].clone();

@@ -70,8 +70,9 @@ impl Registry {
             |agent, wanted| names(agent).any(|name| name.starts_with(wanted)),
             |agent, wanted| names(agent).any(|name| name.contains(wanted)),
         ];
-        if wanted.is_empty() {
-            return Err(LookupError::Unknown { query: query.into(), near: Vec::new() });
+        // An address elsewhere is somebody else's, whatever stands before its @.
+        if wanted.is_empty() || self.is_elsewhere(&wanted) {
+            return Err(LookupError::Unknown { query: query.into(), near: self.near(&wanted) });
         }
         for fits in rules {
             let found: Vec<&Agent> = self.agents.iter().filter(|agent| fits(agent, &wanted)).collect();
@@ -85,6 +86,13 @@ impl Registry {
             }
         }
         Err(LookupError::Unknown { query: query.into(), near: self.near(&wanted) })
+    }
+
+    /// Whether this is an e-mail address of another domain than the team's.
+    fn is_elsewhere(&self, wanted: &str) -> bool {
+        let Some((_, domain)) = wanted.split_once('@') else { return false };
+        let mut ours = self.email_domains.iter();
+        !self.email_domains.is_empty() && !ours.any(|ours| ours.eq_ignore_ascii_case(domain))
     }
 
     /// The teammates with a name that a typing mistake or two could have turned into `wanted`.
@@ -204,6 +212,14 @@ mod tests {
         ] {
             assert_eq!(found(query), expected, "{rule}: {query}");
         }
+    }
+
+    #[test]
+    fn an_address_of_another_domain_is_somebody_else() {
+        let team = Registry { email_domains: vec!["example.com".into()], ..team() };
+        assert_eq!(team.find("Bob@Example.com").unwrap().email_prefix, "bob");
+        let Err(LookupError::Unknown { near, .. }) = team.find("bob@other.com") else { panic!("found") };
+        assert_eq!(near[0].email_prefix, "bob");
     }
 
     #[test]
