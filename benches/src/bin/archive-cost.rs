@@ -126,9 +126,9 @@ async fn fill(path: &Path, messages: usize) -> Result<(), Failure> {
             outcome?;
         }
         let finished = steps.into_iter().map(|(id, reply)| {
-            drop(archive.note(&id, Step::Reached { boot_id: Some("0197d3f0".to_owned()) }));
-            drop(archive.note(&id, Step::Accepted));
-            archive.note(&id, replied(reply))
+            drop(archive.note(None, &id, Step::Reached { boot_id: Some("0197d3f0".to_owned()) }));
+            drop(archive.note(None, &id, Step::Accepted));
+            archive.note(None, &id, replied(reply))
         });
         for outcome in join_all(finished).await {
             outcome?;
@@ -250,14 +250,14 @@ async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failu
         archive.begin_within(message, within(Rules::default(), Speaker::Person)).await??;
         let begin = start.elapsed();
         // This one and the next but one are on nobody's way: the send does not wait for them.
-        archive.note_sent(None, &id, Step::Reached { boot_id: boot_id.clone() }).await?;
+        archive.note(None, &id, Step::Reached { boot_id: boot_id.clone() }).await?;
         let start = Instant::now();
         let leaving = Step::Sending { run_id: id.clone(), boot_id: boot_id.clone() };
-        archive.note_sent(None, &id, leaving).await?;
+        archive.note(None, &id, leaving).await?;
         let leave = start.elapsed();
-        archive.note_sent(None, &id, Step::Accepted).await?;
+        archive.note(None, &id, Step::Accepted).await?;
         let start = Instant::now();
-        archive.note_sent(None, &id, replied(reply.clone())).await?;
+        archive.note(None, &id, replied(reply.clone())).await?;
         let finish = start.elapsed();
         begins.push(begin);
         leaves.push(leave);
@@ -291,7 +291,7 @@ async fn journal(name: &str, path: &Path, judge: &mut Judge) -> Result<(), Failu
 }
 
 fn within(rules: Rules, speaker: Speaker) -> Allowance {
-    Allowance { rules, speaker, chorus: false }
+    Allowance { rules, speaker, chorus_of: None }
 }
 
 /// What counting adds to `begin`, the more was said: up to a limit that many messages come close to.

@@ -104,7 +104,26 @@ impl Command {
 
     /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
     pub fn minds_interrupts(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Broadcast(_) | Self::Serve(_) | Self::Token(_) | Self::Join(_))
+        matches!(
+            self,
+            Self::Send(_)
+                | Self::Broadcast(_)
+                | Self::Outbox(_)
+                | Self::Serve(_)
+                | Self::Token(_)
+                | Self::Join(_)
+        )
+    }
+
+    /// Whether it goes on until somebody stops it: Ctrl-C is its end then, and no failure.
+    pub fn follows(&self) -> bool {
+        match self {
+            Self::List(args) => args.follows(),
+            Self::Log(args) => args.follows(),
+            Self::Pair(args) => args.follows(),
+            Self::Sync(args) => args.follows(),
+            _ => false,
+        }
     }
 
     /// Its name, as documents give it.

@@ -11,6 +11,7 @@ mod ui;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
@@ -46,6 +47,7 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     };
     let runtime = builder.enable_all().build().map_err(|e| CliError::io("cannot start", &e))?;
     let settings = Settings::load(&cli.global, env)?;
+    let follows = cli.command.follows();
     let outcome = runtime.block_on(async {
         if cli.command.minds_interrupts() {
             return commands::run(cli.command, &settings, ui).await;
@@ -54,7 +56,7 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
             // Who catches Ctrl-C itself has something to say about it.
             biased;
             outcome = commands::run(cli.command, &settings, ui) => outcome,
-            () = interrupted() => Err(CliError::interrupted()),
+            () = interrupted() => if follows { Ok(Exit::Interrupted) } else { Err(CliError::interrupted()) },
         }
     });
     // A name server that never answers, or a terminal nobody types at, holds a thread that is not worth waiting for.
@@ -81,6 +83,12 @@ fn usage(error: &clap::Error, argv: &[std::ffi::OsString], env: &Env) -> ExitCod
         let _ = error.print();
         return Exit::Usage.into();
     }
-    let name = argv.iter().skip(1).filter_map(|arg| arg.to_str()).find(|arg| args::is_command(arg));
+    // What was taken for a command and is none has no command behind it: `help send` is not a `send`.
+    let no_command = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    let words = argv.iter().skip(1).filter_map(|arg| arg.to_str());
+    let name = words.take_while(|word| Some(*word) != no_command).find(|word| args::is_command(word));
     Ui::json_only().failure(name.unwrap_or("agent-mesh"), CliError::from_clap(error)).into()
 }

@@ -88,6 +88,14 @@ pub enum ArchiveError {
     /// The id is known already: a message of that id was sent before.
     #[error("a message of this id is in the archive already")]
     Exists,
+    /// The beginning of an id fits more than one message.
+    #[error("{beginning} may be {}", ids.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        beginning: String,
+        /// The newest of those it fits.
+        ids: Vec<String>,
+    },
     /// Anything else that SQLite says.
     #[error("cannot use {path}")]
     Sqlite {
@@ -276,7 +284,8 @@ mod tests {
     use crate::record::{State, To};
     use crate::registry::Via;
 
-    fn archive() -> (tempfile::TempDir, Archive) {
+    /// A fresh one in a folder of its own.
+    pub(super) fn archive() -> (tempfile::TempDir, Archive) {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
         (folder, archive)
@@ -334,15 +343,30 @@ mod tests {
     async fn a_life_is_kept_step_by_step() {
         let (_folder, archive) = archive();
         archive.begin(message("id-12345", "bob", "hello")).await.unwrap();
-        drop(archive.note("id-12345", Step::Reached { boot_id: Some("boot".into()) }));
-        drop(archive.note("id-12345", Step::Accepted));
-        archive.note("id-12345", replied("hi")).await.unwrap();
+        drop(archive.note(None, "id-12345", Step::Reached { boot_id: Some("boot".into()) }));
+        drop(archive.note(None, "id-12345", Step::Accepted));
+        archive.note(None, "id-12345", replied("hi")).await.unwrap();
         let found = archive.find("id-12345").await.unwrap().unwrap();
         assert_eq!((found.record.state, found.boot_id.as_deref()), (State::Replied, Some("boot")));
         assert_eq!(found.record.reply.as_ref().map(|r| r.text.as_str()), Some("hi"));
         assert!(found.record.receipt.accepted_at.is_some() && found.sent_at.is_none());
         let steps: Vec<_> = archive.events("id-12345").await.unwrap().into_iter().map(|e| e.step).collect();
         assert_eq!(steps, ["sending", "reached", "accepted", "replied"]);
+    }
+
+    /// Ids of one minute begin alike: which one was meant is for whoever asks to say, not for us to deny.
+    #[tokio::test]
+    async fn a_beginning_that_fits_several_names_them() {
+        let (_folder, archive) = archive();
+        for id in ["0197d3f0-aa", "0197d3f0-ab", "0197d3f1-aa"] {
+            archive.begin(message(id, "bob", "x")).await.unwrap();
+        }
+        let named =
+            async |beginning: &str| archive.find(beginning).await.map(|found| found.map(|it| it.record.id));
+        assert_eq!(named("0197d3f1").await.unwrap().as_deref(), Some("0197d3f1-aa"));
+        assert_eq!((named("0197d3f").await.unwrap(), named("0197d3f2").await.unwrap()), (None, None));
+        let several = named("0197d3f0").await.unwrap_err();
+        assert_eq!(several.to_string(), "0197d3f0 may be 0197d3f0-ab, 0197d3f0-aa");
     }
 
     #[tokio::test]
@@ -358,7 +382,7 @@ mod tests {
         let (_folder, archive) = archive();
         archive.begin(message("id-1", "bob", "请看构建结果, the deployment failed")).await.unwrap();
         archive.begin(message("id-2", "carol", "nothing of the kind")).await.unwrap();
-        archive.note("id-2", replied("部署好了 \"OR\"")).await.unwrap();
+        archive.note(None, "id-2", replied("部署好了 \"OR\"")).await.unwrap();
         let find = async |words: &str| -> Vec<String> {
             let filter = Filter { search: Some(words.into()), ..Filter::default() };
             archive.list(filter).await.unwrap().into_iter().map(|m| m.record.id).collect()
@@ -378,7 +402,7 @@ mod tests {
             let peer = if n % 2 == 0 { "bob" } else { "carol" };
             archive.begin(message(&format!("id-{n}"), peer, "x")).await.unwrap();
         }
-        archive.note("id-4", replied("y")).await.unwrap();
+        archive.note(None, "id-4", replied("y")).await.unwrap();
         let ids = async |filter| -> Vec<String> {
             archive.list(filter).await.unwrap().into_iter().map(|m| m.record.id).collect()
         };

@@ -231,6 +231,14 @@ pub enum MeshError {
         /// What was asked for.
         id: String,
     },
+    /// The id is another message's: nothing was sent again.
+    #[error("the id {id} was used before{}", state.map(|state| format!(": that message is {}", state.name())).unwrap_or_default())]
+    IdInUse {
+        /// The id.
+        id: String,
+        /// What became of the message; none for one that came to us.
+        state: Option<State>,
+    },
     /// The archive has not received such a message.
     #[error("no message {id} came in here")]
     NotReceived {
@@ -242,6 +250,8 @@ pub enum MeshError {
     Expired {
         /// To whom.
         to: To,
+        /// The message id.
+        id: String,
     },
     /// The message is in the outbox still.
     #[error("the message to {} has not left yet", to.name)]
@@ -264,6 +274,8 @@ pub enum MeshError {
     Ended {
         /// To whom.
         to: To,
+        /// The message id.
+        id: String,
         /// The sentence it ended with.
         reason: String,
     },

@@ -43,13 +43,13 @@ pub enum State {
     Failed,
     /// It waited in the outbox until it was stale, and was not sent.
     Expired,
-    /// It was taken out of the outbox.
+    /// It was taken back before it left: out of the outbox, or by an interruption.
     Cancelled,
     /// Nobody answers at the address.
     Unreachable,
     /// It went out by instant message instead.
     Fallback,
-    /// It was not sent, because there is no address or no credential.
+    /// It was not sent: there is no address, no credential, a limit is reached, or nobody waited for it any more.
     Skipped,
     /// It cannot be known without risking a second turn.
     Unknown,

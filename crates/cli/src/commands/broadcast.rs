@@ -1,5 +1,6 @@
 //! `agent-mesh broadcast`
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use agent_team_mesh::MeshError;
@@ -75,12 +76,20 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         return show_plans(&mesh, &request, ui);
     }
     let mut watch = Tally::new(ui);
-    let (id, records) = tokio::select! {
-        done = broadcast(&mesh, &request, &mut watch) => done?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(ui)),
+    let interrupted = Cell::new(false);
+    let ctrl_c = async {
+        // Where Ctrl-C cannot be heard, it ends the process.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        interrupted.set(true);
     };
+    let (id, records) = broadcast(&mesh, &request, ctrl_c, &mut watch).await?;
     watch.bar.finish_and_clear();
-    let exit = verdict(&records, args.quorum.or(args.first.then_some(1)));
+    let exit = match interrupted.get() {
+        true => Exit::Interrupted,
+        false => verdict(&records, args.quorum.or(args.first.then_some(1))),
+    };
     show(&records, ui);
     let fields = json!({
         "id": id,
@@ -91,7 +100,8 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         ui.document("broadcast", exit, fields);
         return Ok(exit);
     }
-    let error = match (exit, refusal(&records)) {
+    let error = match (exit, refusal(records.iter().map(|record| record.error.as_ref()))) {
+        (Exit::Interrupted, _) => halfway(watch.done),
         (Exit::Unreachable, Some(refusal)) => refusal.into(),
         (Exit::Unreachable, None) => CliError::new(exit, "reached-nobody", "the broadcast reached nobody")
             .hint("agent-mesh doctor shows at which step, and on whose side"),
@@ -127,6 +137,9 @@ fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui)
         ));
     }
     let fields = json!({ "dryRun": true, "message": request.send.message, "results": results });
+    if let Some(refusal) = refusal(plans.iter().map(|plan| plan.obstacle())) {
+        return Ok(ui.document_with_error("broadcast", fields, refusal.into()));
+    }
     ui.document("broadcast", Exit::Done, fields);
     Ok(Exit::Done)
 }
@@ -150,13 +163,15 @@ fn verdict(records: &[Record], quorum: Option<usize>) -> Exit {
 }
 
 /// What our own guards said, if they let it go to nobody.
-fn refusal(records: &[Record]) -> Option<&MeshError> {
-    let mut refusals = records.iter().map(|record| match &record.error {
-        Some(error @ MeshError::Guard(_)) => Some(error),
-        _ => None,
-    });
-    let first = refusals.next()??;
-    refusals.all(|refusal| refusal.is_some()).then_some(first)
+fn refusal<'a>(mut errors: impl Iterator<Item = Option<&'a MeshError>>) -> Option<&'a MeshError> {
+    let first = errors.next()?.filter(|error| matches!(error, MeshError::Guard(_)))?;
+    errors.all(|error| matches!(error, Some(MeshError::Guard(_)))).then_some(first)
+}
+
+/// What to say when Ctrl-C ends the watching: where the rest is found.
+fn halfway(done: u64) -> CliError {
+    let hint = "what was accepted goes on: agent-mesh log --since 10m shows it, agent-mesh wait ID its reply";
+    CliError::new(Exit::Interrupted, "interrupted", format!("interrupted after {done} results")).hint(hint)
 }
 
 fn counts(records: &[Record]) -> BTreeMap<&'static str, usize> {
@@ -185,11 +200,10 @@ fn show(records: &[Record], ui: &Ui) {
             (Some(reply), _) => ui.peer_text(&reply.text),
             (None, Some(error)) => {
                 let error = CliError::from(error);
-                ui.out(format!(
-                    "{}{}",
-                    error.message,
-                    error.hint.map(|h| format!("\nhint: {h}")).unwrap_or_default()
-                ));
+                ui.out(&error.message);
+                if let Some(hint) = error.hint {
+                    ui.note(Line::styled(style::STRONG, format!("hint for {}: ", record.to.name)).text(hint));
+                }
             }
             (None, None) => {}
         }
@@ -203,31 +217,12 @@ fn show(records: &[Record], ui: &Ui) {
 struct Tally {
     bar: ProgressBar,
     done: u64,
-    results: Vec<Value>,
 }
 
 impl Tally {
     fn new(ui: &Ui) -> Self {
         let bar = if ui.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        Self { bar: bar.with_style(ProgressStyle::default_spinner()), done: 0, results: Vec::new() }
-    }
-}
-
-impl Tally {
-    /// What to say when Ctrl-C ends the watching: who answered so far, and where the rest is found.
-    fn interrupted(self, ui: &Ui) -> CliError {
-        self.bar.finish_and_clear();
-        for result in &self.results {
-            let (name, state) = (result["to"]["name"].as_str(), result["state"].as_str());
-            ui.out(format!("{}  {}", name.unwrap_or_default(), state.unwrap_or_default()));
-            if let Some(reply) = result["reply"]["text"].as_str() {
-                ui.peer_text(reply);
-            }
-        }
-        let hint = "the other messages may go on: agent-mesh log --since 10m shows them, agent-mesh wait <id> their replies";
-        CliError::new(Exit::Interrupted, "interrupted", format!("interrupted after {} results", self.done))
-            .hint(hint)
-            .with_fields(json!({ "results": self.results }))
+        Self { bar: bar.with_style(ProgressStyle::default_spinner()), done: 0 }
     }
 }
 
@@ -235,7 +230,6 @@ impl Observer for Tally {
     fn progress(&mut self, step: Progress<'_>) {
         if let Progress::PeerDone(record) = step {
             self.done += 1;
-            self.results.push(result(record));
             self.bar.set_position(self.done);
             self.bar.set_message(format!("{} done, last {}", self.done, text::one_line(&record.to.name)));
             self.bar.tick();

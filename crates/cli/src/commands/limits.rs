@@ -54,7 +54,7 @@ async fn show(mesh: &agent_team_mesh::Mesh, ui: &Ui) -> Result<Exit, CliError> {
     ));
     if let Some(last) = resets.first() {
         let who = last.peer.as_deref().unwrap_or("everybody");
-        ui.out(format!("last reset {} for {who}", last.at.strftime("%Y-%m-%d %H:%M:%S")));
+        ui.out(format!("last reset {} for {who}", last.at.strftime("%Y-%m-%d %H:%M:%SZ")));
     }
     let of = |speaker: Speaker| used.iter().find(|usage| usage.speaker == speaker);
     let fields = json!({

@@ -33,6 +33,13 @@ pub struct ListArgs {
     insecure: bool,
 }
 
+impl ListArgs {
+    /// Whether it goes on until somebody stops it.
+    pub fn follows(&self) -> bool {
+        self.watch
+    }
+}
+
 pub async fn run(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     loop {
         look(args, settings, ui).await?;

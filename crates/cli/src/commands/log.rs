@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent_team_mesh::archive::{Archive, Direction, Filter, Stored};
 use agent_team_mesh::record::State;
+use agent_team_mesh::registry::LookupError;
 use agent_team_mesh::{Mesh, MeshError};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
@@ -93,6 +94,13 @@ fn state(text: &str) -> Result<State, String> {
     State::from_name(text).ok_or_else(|| format!("one of {}", State::ALL.map(State::name).join(", ")))
 }
 
+impl LogArgs {
+    /// Whether it goes on until somebody stops it.
+    pub fn follows(&self) -> bool {
+        self.follow
+    }
+}
+
 pub async fn run(args: &LogArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = settings.mesh(false)?;
     let archive = mesh.archive()?;
@@ -105,7 +113,7 @@ pub async fn run(args: &LogArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     match &args.action {
         Some(Action::Show { id }) => show(archive, id, ui).await,
         Some(Action::Export { format, which }) => {
-            export(archive, filter(&mesh, which, None)?, *format, ui).await
+            export(archive, filter(&mesh, which, None).await?, *format, ui).await
         }
         Some(Action::Prune { older_than }) => {
             let pruned = archive.prune(ago(*older_than)).await.map_err(MeshError::from)?;
@@ -113,10 +121,10 @@ pub async fn run(args: &LogArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
             ui.document("log", Exit::Done, json!({ "pruned": pruned }));
             Ok(Exit::Done)
         }
-        None if args.follow => follow(archive, filter(&mesh, &args.which, Some(SHOWN))?, ui).await,
+        None if args.follow => follow(archive, filter(&mesh, &args.which, Some(SHOWN)).await?, ui).await,
         None => {
-            let messages =
-                archive.list(filter(&mesh, &args.which, Some(SHOWN))?).await.map_err(MeshError::from)?;
+            let filter = filter(&mesh, &args.which, Some(SHOWN)).await?;
+            let messages = archive.list(filter).await.map_err(MeshError::from)?;
             messages.iter().for_each(|message| line(message, ui));
             ui.document("log", Exit::Done, json!({ "messages": messages }));
             Ok(Exit::Done)
@@ -129,14 +137,13 @@ fn ago(duration: Duration) -> Timestamp {
     Timestamp::now().checked_sub(back).unwrap_or(Timestamp::MIN)
 }
 
-fn filter(mesh: &Mesh, which: &Which, at_most: Option<u32>) -> Result<Filter, CliError> {
-    // A peer that left the registry is still found by the prefix it had.
-    let prefix = |name: &String| match mesh.registry().map(|registry| registry.find(name)) {
-        Ok(Ok(agent)) => agent.email_prefix.clone(),
-        _ => name.clone(),
+async fn filter(mesh: &Mesh, which: &Which, at_most: Option<u32>) -> Result<Filter, CliError> {
+    let peer = match &which.with {
+        Some(name) => Some(prefix(mesh, name).await?),
+        None => None,
     };
     Ok(Filter {
-        peer: which.with.as_ref().map(prefix),
+        peer,
         since: which.since.map(ago),
         state: which.state,
         thread: which.thread.clone(),
@@ -144,6 +151,18 @@ fn filter(mesh: &Mesh, which: &Which, at_most: Option<u32>) -> Result<Filter, Cl
         changed_since: None,
         limit: which.limit.or(at_most),
     })
+}
+
+/// Whom a name means. A peer that left the registry is still found by the prefix it had.
+async fn prefix(mesh: &Mesh, name: &str) -> Result<String, MeshError> {
+    let unknown = match mesh.registry().map(|registry| registry.find(name)) {
+        Ok(Ok(agent)) => return Ok(agent.email_prefix.clone()),
+        Ok(Err(error @ LookupError::Ambiguous { .. })) => return Err(error.into()),
+        Ok(Err(error)) => error.into(),
+        Err(error) => error,
+    };
+    let theirs = Filter { peer: Some(name.to_owned()), limit: Some(1), ..Filter::default() };
+    if mesh.archive()?.list(theirs).await?.is_empty() { Err(unknown) } else { Ok(name.to_owned()) }
 }
 
 /// One message on one line, its reply on the next.
@@ -154,7 +173,7 @@ fn line(message: &Stored, ui: &Ui) {
         state if state.is_open() => (state, style::STRONG),
         state => (state, style::BAD),
     };
-    let time = message.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let time = message.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
     ui.out(
         Line::styled(style::FAINT, format!("{time} {} ", &message.record.id))
             .text(format!("{arrow} {} ", message.record.to.name))
@@ -177,7 +196,7 @@ async fn show(archive: &Archive, id: &str, ui: &Ui) -> Result<Exit, CliError> {
     ));
     for event in &events {
         let detail = event.detail.as_deref().unwrap_or_default();
-        ui.out(format!("  {}  {:<12} {detail}", event.at.strftime("%H:%M:%S%.3f"), event.step));
+        ui.out(format!("  {}  {:<12} {detail}", event.at.strftime("%H:%M:%S%.3fZ"), event.step));
     }
     ui.out(format!("\n{}", message.message));
     if let Some(reply) = &message.record.reply {

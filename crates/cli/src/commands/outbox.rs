@@ -9,7 +9,7 @@ use agent_team_mesh::record::State;
 use agent_team_mesh::{Mesh, MeshError};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::duration;
 use crate::error::{CliError, Exit};
@@ -109,7 +109,7 @@ fn one(done: &str, stored: &Stored, ui: &Ui) -> Exit {
 async fn list(mesh: &Mesh, ui: &Ui) -> Result<Exit, CliError> {
     let messages = outbox::list(mesh).await?;
     let time = |at: Option<jiff::Timestamp>| {
-        at.map_or_else(|| "-".to_owned(), |at| at.strftime("%m-%d %H:%M:%S").to_string())
+        at.map_or_else(|| "-".to_owned(), |at| at.strftime("%m-%d %H:%M:%SZ").to_string())
     };
     let rows = messages.iter().map(|message| {
         vec![
@@ -119,13 +119,14 @@ async fn list(mesh: &Mesh, ui: &Ui) -> Result<Exit, CliError> {
             message.tries.to_string(),
             time(message.next_try_at),
             time(message.expires_at),
-            message.failure.as_deref().map_or_else(|| text::shortened(&message.message, 40), text::one_line),
+            text::shortened(&message.message, 40),
+            message.failure.as_deref().map_or_else(|| "-".to_owned(), text::one_line),
         ]
     });
     if messages.is_empty() {
         ui.note("the outbox is empty");
     } else {
-        ui.table(&["ID", "TO", "STATE", "TRIES", "NEXT TRY", "EXPIRES", "WHY"], rows.collect());
+        ui.table(&["ID", "TO", "STATE", "TRIES", "NEXT TRY", "EXPIRES", "MESSAGE", "WHY"], rows.collect());
     }
     let waiting = messages.iter().filter(|message| message.next_try_at.is_some()).count();
     let counts = json!({ "waiting": waiting, "givenUp": messages.len() - waiting });
@@ -158,12 +159,13 @@ async fn flush(mesh: &Mesh, to: Option<&str>, timeout: Duration, ui: &Ui) -> Res
         Report::Trouble(error) => flushed.failed = flushed.failed.take().or(Some(error.into())),
         _ => {}
     };
-    let done = until_stopped(mesh, outbox::flush(mesh, only, timeout, &mut report)).await?;
+    let signals = Signals::listen()?;
+    let done = until_stopped(mesh, signals, outbox::flush(mesh, only, timeout, &mut report)).await?;
     let fields = json!({ "results": flushed.results, "counts": flushed.counts });
     match (done, flushed.failed) {
-        (None, _) => Err(CliError::interrupted().with_fields(fields)),
-        (Some(_), Some(error)) => Ok(ui.document_with_error("outbox", fields, error)),
-        (Some(_), None) => {
+        (Until::Interrupted | Until::Terminated, _) => Err(CliError::interrupted().with_fields(fields)),
+        (Until::Done(()), Some(error)) => Ok(ui.document_with_error("outbox", fields, error)),
+        (Until::Done(()), None) => {
             if flushed.results.is_empty() {
                 ui.note("nothing waits");
             }
@@ -174,6 +176,7 @@ async fn flush(mesh: &Mesh, to: Option<&str>, timeout: Duration, ui: &Ui) -> Res
 }
 
 async fn work(mesh: &Mesh, timeout: Duration, ui: &Ui) -> Result<Exit, CliError> {
+    let signals = Signals::listen()?;
     ui.note("delivering what waits; Ctrl-C ends it");
     let mut report = |report| match report {
         Report::Carried(carried) => {
@@ -185,24 +188,48 @@ async fn work(mesh: &Mesh, timeout: Duration, ui: &Ui) -> Result<Exit, CliError>
         Report::Trouble(error) => ui.warn(CliError::from(error).message),
         _ => {}
     };
-    let stopped = until_stopped(mesh, outbox::work(mesh, timeout, &mut report)).await;
+    let stopped = until_stopped(mesh, signals, outbox::work(mesh, timeout, &mut report)).await;
     mesh.close_connections().await;
-    stopped?;
-    Ok(Exit::Done)
+    match stopped? {
+        Until::Interrupted => Ok(Exit::Interrupted),
+        Until::Done(_) | Until::Terminated => Ok(Exit::Done),
+    }
+}
+
+/// What stops us. It is listened for before we say that we are at work.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, CliError> {
+        let listen = |kind| signal(kind).map_err(|e| CliError::io("cannot listen for signals", &e));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+}
+
+/// How what was at work ended.
+enum Until<T> {
+    /// By itself.
+    Done(T),
+    /// By SIGTERM.
+    Terminated,
+    /// By Ctrl-C.
+    Interrupted,
 }
 
 /// Runs until it is done, or somebody stops it: what is on its way then is left for the next worker, which the archive
 /// knows when this returns.
 async fn until_stopped<T>(
     mesh: &Mesh,
+    mut signals: Signals,
     running: impl Future<Output = Result<T, MeshError>>,
-) -> Result<Option<T>, CliError> {
-    let mut end =
-        signal(SignalKind::terminate()).map_err(|e| CliError::io("cannot listen for signals", &e))?;
+) -> Result<Until<T>, CliError> {
     let done = tokio::select! {
-        done = Box::pin(running) => Some(done?),
-        _ = end.recv() => None,
-        _ = tokio::signal::ctrl_c() => None,
+        done = Box::pin(running) => Until::Done(done?),
+        _ = signals.terminate.recv() => Until::Terminated,
+        _ = signals.interrupt.recv() => Until::Interrupted,
     };
     mesh.archive()?.settle().await.map_err(MeshError::from)?;
     Ok(done)

@@ -81,6 +81,13 @@ enum Action {
     },
 }
 
+impl PairArgs {
+    /// Whether it goes on until somebody stops it.
+    pub fn follows(&self) -> bool {
+        matches!(self.action, Some(Action::Approve { watch: true, .. }))
+    }
+}
+
 pub async fn run(args: &PairArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open(settings, args.insecure, ui)?;
     let deadline = Instant::now() + OWN_TIMEOUT;

@@ -209,20 +209,25 @@ pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
             "the message has {bytes} bytes, more than {soft}: long messages cost the peer's agent context"
         ));
     }
+    let keeps = args.rounds.is_none() && (args.queue || settings.queue.value);
+    if args.expires.is_some() && !keeps {
+        return Err(CliError::usage("--expires is for a message that may wait")
+            .hint("add --queue; how long we wait for the reply is --timeout"));
+    }
     if args.dry_run {
-        return dry_run(&planned, ui);
+        return Ok(dry_run(&planned, ui));
     }
     match args.rounds {
         Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, ui).await,
-        None if args.queue || settings.queue.value => {
-            keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), ui).await
-        }
+        None if keeps => keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), ui).await,
         _ => once(&mesh, agent, &request, args.rounds.is_some(), ui).await,
     }
 }
 
-fn dry_run(plan: &agent_team_mesh::ops::send::Plan, ui: &Ui) -> Result<Exit, CliError> {
-    if let Some(obstacle) = plan.obstacle() {
+/// What would be sent. Our own guards say no here, too; what stands in the way on the other side is a warning.
+fn dry_run(plan: &agent_team_mesh::ops::send::Plan, ui: &Ui) -> Exit {
+    let refusal = plan.obstacle().filter(|obstacle| matches!(obstacle, MeshError::Guard(_)));
+    if let (Some(obstacle), None) = (plan.obstacle(), refusal) {
         ui.warn(CliError::from(obstacle).message);
     }
     ui.out(format!("to       {} ({})", plan.to.name, plan.to.email_prefix));
@@ -234,8 +239,11 @@ fn dry_run(plan: &agent_team_mesh::ops::send::Plan, ui: &Ui) -> Result<Exit, Cli
     ui.out(&plan.message);
     let mut fields = serde_json::to_value(plan).unwrap_or_default();
     fields["dryRun"] = true.into();
+    if let Some(refusal) = refusal {
+        return ui.document_with_error("send", fields, refusal.into());
+    }
     ui.document("send", Exit::Done, fields);
-    Ok(Exit::Done)
+    Exit::Done
 }
 
 async fn once(
@@ -248,7 +256,7 @@ async fn once(
     let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         record = send(mesh, agent, request, &mut watch) => record?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(&To::from(agent))),
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
     };
     let streamed = watch.finish();
     let rounds = as_rounds.then(|| rounds_json(&[(request.message.clone(), &sent)]));
@@ -266,7 +274,7 @@ async fn keep(
     let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         carried = Box::pin(send_or_keep(mesh, agent, request, expires, &mut watch)) => carried?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(&To::from(agent))),
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
     };
     let streamed = watch.finish();
     if sent.record.state != State::Queued {
@@ -296,7 +304,7 @@ async fn converse(
     let mut watch = Watch::new(ui, &agent.name);
     let said = tokio::select! {
         said = send_rounds(mesh, agent, request, rounds, &mut watch) => said,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(&To::from(agent))),
+        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
     };
     let mut said = said?;
     watch.finish();

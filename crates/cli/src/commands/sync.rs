@@ -46,6 +46,13 @@ pub struct SyncArgs {
     watch: Option<Duration>,
 }
 
+impl SyncArgs {
+    /// Whether it goes on until somebody stops it.
+    pub fn follows(&self) -> bool {
+        self.watch.is_some()
+    }
+}
+
 pub async fn run(args: &SyncArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let options = SyncOptions {
         sources: settings.sync_sources(&args.from)?,

@@ -1,5 +1,7 @@
 //! Somebody watches a message on its way: progress on stderr, the reply on stdout as it grows.
 
+use agent_team_mesh::Mesh;
+use agent_team_mesh::ops::let_go::let_go;
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::record::{State, To};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -56,21 +58,32 @@ impl<'a> Watch<'a> {
         Some(self.shown)
     }
 
-    /// What to say when Ctrl-C ends the watching: the message itself may go on.
-    pub fn interrupted(self, to: &To) -> CliError {
+    /// What to say when Ctrl-C ends the watching. What has not left does not leave any more; the rest may go on.
+    pub async fn interrupted(self, mesh: &Mesh, to: &To) -> CliError {
         let (rounds, under_way) = (self.rounds.clone(), self.under_way.clone());
         self.finish();
         let mut fields = json!({ "to": to });
         if !rounds.is_empty() {
             fields["rounds"] = rounds.into();
         }
-        let Some((id, state)) = under_way else {
+        let Some((id, seen)) = under_way else {
             return CliError::interrupted().with_fields(fields);
+        };
+        let state = match let_go(mesh, &id, State::Cancelled).await {
+            Ok(Some(stored)) => stored.record.state,
+            // What was seen is all we know.
+            Ok(None) | Err(_) => seen,
         };
         fields["id"] = id.clone().into();
         fields["state"] = state.name().into();
         let message = format!("interrupted: the message to {} is {} ({id})", to.name, state.name());
-        let hint = format!("agent-mesh wait {id} tells what becomes of it; do not send it again");
+        let hint = match state {
+            State::Cancelled => "it did not leave, and will not".to_owned(),
+            State::Queued => {
+                format!("agent-mesh outbox flush sends it; agent-mesh outbox rm {id} takes it out")
+            }
+            _ => format!("agent-mesh wait {id} tells what becomes of it; do not send it again"),
+        };
         CliError::new(Exit::Interrupted, "interrupted", message).hint(hint).with_fields(fields)
     }
 

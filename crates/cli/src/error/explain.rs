@@ -11,7 +11,9 @@ mod theirs;
 
 pub use ours::machine;
 
-use ours::{archive, device, file, guard, identity, invite, lookup, message, pins, registry, secrets, sync};
+use ours::{
+    archive, device, file, guard, id_in_use, identity, invite, lookup, message, pins, registry, secrets, sync,
+};
 use theirs::{
     a2a, ask_for_an_invite, call, come_back_in, connect, get_a_token, identity_changed, not_minted, own_call,
     own_gateway,
@@ -158,12 +160,13 @@ fn meaning(error: &MeshError) -> Meaning {
         ),
         MeshError::Archive(error) => archive(error),
         MeshError::NoSuchMessage { .. } => {
-            Meaning(Exit::Usage, "no-such-message", hint("agent-mesh log lists messages and their ids"))
+            let text = "agent-mesh log lists messages and their ids; eight characters are the least";
+            Meaning(Exit::Usage, "no-such-message", hint(text))
         }
-        MeshError::Expired { .. } => Meaning(
+        MeshError::Expired { id, .. } => Meaning(
             Exit::Failed,
             "expired",
-            hint("agent-mesh outbox retry <id> puts it back, if it is still worth saying"),
+            hint(format!("agent-mesh outbox retry {id} puts it back, if it is still worth saying")),
         ),
         MeshError::StillQueued { .. } => Meaning(
             Exit::NoReply,
@@ -173,7 +176,10 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::NotInOutbox { id, .. } => {
             Meaning(Exit::Usage, "not-in-outbox", hint(format!("agent-mesh log show {id} tells its life")))
         }
-        MeshError::Ended { .. } => Meaning(Exit::Failed, "ended", hint("agent-mesh log show <id> tells how")),
+        MeshError::Ended { id, .. } => {
+            Meaning(Exit::Failed, "ended", hint(format!("agent-mesh log show {id} tells how")))
+        }
+        MeshError::IdInUse { id, state } => id_in_use(id, state.is_some()),
         MeshError::Sync(error) => sync(error),
         MeshError::OwnTokenMissing { searched } => Meaning(
             Exit::Auth,

@@ -1,10 +1,12 @@
 //! `--via a2a` where the other side does what a good one does not. The good ones are in `interop/tests/a2a.test.mjs`.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::support::{Host, Serve, token};
 
@@ -15,23 +17,38 @@ type Script = fn(method: &str) -> Option<Value>;
 type Asked = Arc<Mutex<Vec<(Option<String>, Value)>>>;
 
 /// An A2A agent in a few lines of HTTP.
-struct Agent {
-    url: String,
+pub struct Agent {
+    pub url: String,
     asked: Asked,
+    heard: Arc<Notify>,
 }
 
 impl Agent {
-    async fn start(script: Script) -> Self {
+    pub async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/a2a", listener.local_addr().unwrap());
         let asked = Asked::default();
-        let kept = Arc::clone(&asked);
+        let (kept, heard) = (Arc::clone(&asked), Arc::new(Notify::new()));
+        let tell = Arc::clone(&heard);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, script, Arc::clone(&kept)));
+                tokio::spawn(serve(stream, script, Arc::clone(&kept), Arc::clone(&tell)));
             }
         });
-        Self { url, asked }
+        Self { url, asked, heard }
+    }
+
+    /// The first call of this method, when it came.
+    pub async fn until(&self, method: &str) -> Value {
+        let come = async {
+            loop {
+                if let Some((_, call)) = self.asked(method).into_iter().next() {
+                    return call;
+                }
+                self.heard.notified().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), come).await.expect("it was never asked that")
     }
 
     fn asked(&self, method: &str) -> Vec<(Option<String>, Value)> {
@@ -40,7 +57,7 @@ impl Agent {
 }
 
 /// One request a connection.
-async fn serve(stream: TcpStream, script: Script, kept: Asked) {
+async fn serve(stream: TcpStream, script: Script, kept: Asked, tell: Arc<Notify>) {
     let mut stream = BufReader::new(stream);
     let (mut authorization, mut length, mut line) = (None, 0, String::new());
     let mut card = false;
@@ -62,6 +79,7 @@ async fn serve(stream: TcpStream, script: Script, kept: Asked) {
     let call: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!({ "method": "card" }));
     let method = call["method"].as_str().unwrap().to_owned();
     kept.lock().unwrap().push((authorization, call));
+    tell.notify_one();
     let interface = json!({ "url": "x", "protocolBinding": "JSONRPC", "protocolVersion": "1.0" });
     let answer = if card { Some(json!({ "supportedInterfaces": [interface] })) } else { script(&method) };
     let Some(answer) = answer else { return };
@@ -79,7 +97,8 @@ fn working() -> Value {
     json!({ "result": { "task": { "id": "t-1", "status": { "state": "TASK_STATE_WORKING" } } } })
 }
 
-fn host(a2a_url: &str, more: &Value) -> Host {
+/// Alice, for whom Bob is an agent over A2A.
+pub fn host(a2a_url: &str, more: &Value) -> Host {
     let host = Host::new();
     let mut bob = json!({ "name": "Bob", "emailPrefix": "bob", "a2aUrl": a2a_url, "via": "a2a" });
     bob.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -1,6 +1,6 @@
 //! `broadcast`: one message, the whole team.
 
-use agent_mesh_testkit::{FakeGateway, Gate, Reply, Script};
+use agent_mesh_testkit::{Cut, FakeGateway, Fault, Gate, How, Reply, Script};
 use serde_json::{Value, json};
 
 use crate::support::{DeadPort, Host, token, until};
@@ -222,5 +222,39 @@ async fn the_first_reply_is_enough_and_the_others_keep_what_they_have() {
         host.run(&[&first[..], &["2", "--timeout", "50s", "--only", "bob,carol"]].concat()).await.ok().json();
     let states: Vec<_> = out["results"].as_array().unwrap().iter().map(|result| &result["state"]).collect();
     assert_eq!(states[1], "replied");
-    assert!(states[0] == "accepted" || states[0] == "sending" || states[0] == "skipped", "{states:?}");
+    let id = out["results"][0]["id"].as_str().unwrap();
+    let kept = host.run(&["--json", "log", "--state", states[0].as_str().unwrap()]).await.ok().json();
+    let kept = kept["messages"].as_array().unwrap().iter().any(|message| message["id"] == id);
+    let is_known = states[0] == "accepted" || states[0] == "unknown";
+    assert!(if is_known { kept } else { states[0] == "skipped" }, "{states:?}");
+}
+
+/// A gateway that says nothing has got nothing: the log said for ever that its message was on its way.
+#[tokio::test]
+async fn what_has_not_left_when_nobody_waits_any_more_never_does() {
+    let silent = Script::new().fault(Fault::new(Cut::AfterTcp, How::Freeze));
+    let (bob, carol) = (FakeGateway::start(silent).await, FakeGateway::start(named("carol")).await);
+    let host = Host::with_bob(&bob.url());
+    host.registry(&json!([
+        { "name": "Bob", "emailPrefix": "bob", "url": bob.url() },
+        { "name": "Carol", "emailPrefix": "carol", "url": carol.url() },
+    ]));
+    host.tokens(&["bob", "carol"]);
+    let out = host.run(&["--json", "broadcast", "--message", "hi", "--first"]).await.ok().json();
+    assert_eq!(out["counts"], json!({ "replied": 1, "skipped": 1 }));
+    let id = out["results"][0]["id"].as_str().unwrap();
+    let waited = host.run(&["--json", "wait", id]).await.exits(1).json();
+    assert_eq!((&waited["state"], &waited["error"]["code"]), (&json!("skipped"), &json!("ended")));
+    assert!(waited["error"]["hint"].as_str().unwrap().contains(id), "{waited}");
+    let usage = host.run(&["--json", "limits"]).await.ok().json()["usage"]["person"].clone();
+    assert_eq!(usage["totalLastHour"], 1, "the one that left counts for the broadcast");
+    assert_eq!(usage["peers"], json!([{ "peer": "carol", "lastHour": 1, "threadLastDay": 1 }]));
+}
+
+#[tokio::test]
+async fn hints_are_talk_and_not_a_result() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    host.tokens(&[]);
+    let out = host.run(&["broadcast", "--message", "hi"]).await.exits(6);
+    assert!(!out.stdout.contains("hint") && out.stderr.contains("hint for Bob: "), "{out:?}");
 }

@@ -1,6 +1,7 @@
 //! `docs/cli.md`, `docs/config.md` and `docs/registry.schema.json` are what the binary says of itself, never written by hand:
 //! `UPDATE_DOCS=1 cargo test -p agent-mesh docs`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -59,6 +60,60 @@ async fn docs_registry_schema_json_is_what_init_writes() {
     let host = Host::anonymous();
     host.run(&["init", "--me", "alice@example.com"]).await.ok();
     compare("registry.schema.json", &fs::read_to_string(host.config("registry.schema.json")).unwrap());
+}
+
+/// The table of codes in the guide, and what the source can produce, are the same. The codes stand in the source behind
+/// the exit code, in `Meaning(…)` and `CliError::new(…)`.
+#[test]
+fn the_guide_tells_every_error_code_and_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut produced = BTreeSet::new();
+    let mut folders = vec![root.join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                produced.extend(codes(&fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    let guide = fs::read_to_string(root.join("../../docs/guide.md")).unwrap();
+    let (_, table) =
+        guide.split_once("\n| code | exit | cause, and what helps |\n").expect("the table of codes");
+    let mut told = BTreeSet::new();
+    for row in table.lines().skip(1).take_while(|line| line.starts_with('|')) {
+        let mut family = String::new();
+        for code in row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2) {
+            // `registry-missing`, `-invalid`: the second is one of the first's family.
+            let code = if code.starts_with('-') { format!("{family}{code}") } else { code.to_owned() };
+            code.split('-').next().unwrap_or_default().clone_into(&mut family);
+            assert!(told.insert(code), "twice in the guide: {row}");
+        }
+    }
+    let only =
+        |these: &BTreeSet<String>, those| these.difference(those).cloned().collect::<Vec<_>>().join(", ");
+    let (untold, unheard) = (only(&produced, &told), only(&told, &produced));
+    assert!(
+        produced.len() > 50 && untold.is_empty() && unheard.is_empty(),
+        "the guide lacks: {untold}; only there: {unheard}"
+    );
+}
+
+/// The first text of each such call, if it looks like a code.
+fn codes(source: &str) -> Vec<String> {
+    let is_code =
+        |text: &&str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let mut found = Vec::new();
+    for call in ["Meaning(", "CliError::new(", "Self::new("] {
+        for after in source.split(call).skip(1) {
+            let args = after.trim_start().split(',').nth(1).unwrap_or_default().trim();
+            let code = args.strip_prefix('"').and_then(|rest| rest.split('"').next());
+            found.extend(code.filter(is_code).map(str::to_owned));
+        }
+    }
+    found
 }
 
 /// Without the options that every command has, except where they are explained.

@@ -146,6 +146,39 @@ async fn rounds_count_and_end_where_the_other_side_says_nothing_new() {
     assert_eq!(heard(&bob), ["hi", "thank you"]);
 }
 
+/// What says no to the message says no to looking at it first, and with the same exit code.
+#[tokio::test]
+async fn a_dry_run_is_refused_as_the_message_would_be() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    let plan = say("hi", &["--dry-run"]);
+    refused(in_chain(host.call(&plan), "4", "x").run().await, "loop");
+    let out = in_chain(host.call(&plan), "1", "bob,carol").run().await;
+    assert_eq!(out.json()["dryRun"], true);
+    refused(out, "loop");
+    let all = ["--json", "broadcast", "--message", "hi", "--dry-run"];
+    refused(in_chain(host.call(&all), "1", "bob").run().await, "loop");
+    let sent = in_chain(host.call(&say("hi", &[])), "1", "bob").run().await;
+    assert_eq!(sent.json()["state"], "skipped");
+    let agent = |text| host.call(&say(text, &[])).env(AGENT.0, AGENT.1).env("MESH_PEER_PER_HOUR", "1");
+    let bob = FakeGateway::start(strict()).await;
+    host.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": bob.url() }]));
+    agent("one").run().await.ok();
+    let limited = agent("two").run().await;
+    assert_eq!(limited.json()["state"], "skipped", "one state for all that a guard refuses");
+    refused(limited, "limit");
+}
+
+/// Who has no token yet, or no address, is skipped a thousand times before the first message to them.
+#[tokio::test]
+async fn what_never_left_is_not_counted() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    host.tokens(&[]);
+    host.run(&["broadcast", "--message", "hi"]).await.exits(6);
+    host.run(&say("hi", &[])).await.exits(5);
+    let usage = host.run(&["--json", "limits"]).await.ok().json()["usage"]["person"].clone();
+    assert_eq!(usage, json!({ "totalLastHour": 0, "peers": [] }));
+}
+
 #[tokio::test]
 async fn a_broadcast_leaves_out_who_is_in_the_chain() {
     let (bob, carol) = (FakeGateway::start(strict()).await, FakeGateway::start(Script::new()).await);

@@ -4,10 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use agent_mesh_testkit::{FakeGateway, Reply};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use crate::support::{DeadPort, Host, SECRET, Serve, heard, strict, token};
+use crate::support::{DeadPort, Host, SECRET, Serve, heard, signal, strict, token};
 
 /// Bob's new address.
 fn move_bob(host: &Host, url: &str) {
@@ -267,6 +268,61 @@ async fn follow_shows_a_message_when_it_leaves_and_when_its_reply_is_here() {
     let (out, states) = tokio::join!(send, watch);
     out.ok();
     assert_eq!(states[states.len() - 2..], ["accepted", "replied"]);
+}
+
+#[tokio::test]
+async fn a_peer_that_left_the_registry_is_still_in_the_log() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::with_bob(&gateway.url());
+    host.run(&["send", "--to", "bob", "--message", "hi"]).await.ok();
+    host.registry(&json!([{ "name": "Carol", "emailPrefix": "carol" }]));
+    let log = host.run(&["--json", "log", "--with", "bob"]).await.ok().json();
+    assert_eq!(log["messages"].as_array().unwrap().len(), 1);
+    fs::remove_file(host.config("registry.json")).unwrap();
+    host.run(&["log", "--with", "bob"]).await.ok();
+    host.run(&["log", "--with", "carol"]).await.exits(2);
+}
+
+/// Ctrl-C is how they end: no failure that somebody has to read about.
+#[tokio::test]
+async fn who_follows_ends_with_ctrl_c_and_no_error() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::with_bob(&gateway.url());
+    host.run(&["send", "--to", "bob", "--message", "hi"]).await.ok();
+    for (args, first) in [
+        (&["log", "--follow"][..], None),
+        (&["list", "--watch"], None),
+        (&["outbox", "run"], Some("delivering")),
+    ] {
+        let mut child = host.call(args).spawn();
+        let (mut out, mut err) =
+            (BufReader::new(child.stdout.take().unwrap()), BufReader::new(child.stderr.take().unwrap()));
+        let mut begun = String::new();
+        let reading = async {
+            match first {
+                Some(_) => err.read_line(&mut begun).await,
+                None => out.read_line(&mut begun).await,
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reading).await.expect("it is silent").unwrap();
+        assert!(begun.contains(first.unwrap_or_default()), "{begun}");
+        signal(&child, Signal::INT);
+        assert_eq!(child.wait().await.unwrap().code(), Some(130), "{args:?}");
+        let mut told = String::new();
+        err.read_to_string(&mut told).await.unwrap();
+        assert!(!told.contains("error"), "{args:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn the_list_keeps_the_message_and_the_reason_apart() {
+    let dead = DeadPort::new();
+    let host = Host::with_bob(&dead.url());
+    queue(&host, "good morning").await;
+    let out = host.run(&["outbox", "list"]).await.ok().stdout;
+    let row = out.lines().nth(1).unwrap();
+    assert!(row.contains("good morning  Bob: "), "{out}");
+    assert!(row.contains("Z  "), "times say which zone is theirs: {out}");
 }
 
 /// Shared and device tokens, ours and the gateway's: none in the archive, whatever happened.

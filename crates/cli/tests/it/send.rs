@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use agent_mesh_testkit::{FakeGateway, Reply};
+use agent_mesh_testkit::{Cut, FakeGateway, Fault, How, Reply};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -341,6 +341,53 @@ async fn ctrl_c_prints_the_id_and_what_was_said() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let id = gateway.requests("agent").pop().unwrap()["idempotencyKey"].take();
     assert!(String::from_utf8_lossy(&output.stderr).contains(id.as_str().unwrap()), "{output:?}");
+}
+
+/// "Do not send it again" was said of a message that nobody had got.
+#[tokio::test]
+async fn ctrl_c_before_anything_left_takes_the_message_back() {
+    let silent = strict().fault(Fault::new(Cut::AfterTcp, How::Freeze));
+    let gateway = FakeGateway::start(silent).await;
+    let host = Host::with_bob(&gateway.url());
+    let child = host.call(&["--json", "send", "--to", "bob", "--message", "stop"]).spawn();
+    until(&gateway, |gateway| gateway.connections() > 0).await;
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["state"], "cancelled");
+    assert!(!document["error"]["hint"].as_str().unwrap().contains("do not send"), "{document}");
+    let waited = host.run(&["--json", "wait", document["id"].as_str().unwrap()]).await.exits(1).json();
+    assert_eq!((&waited["state"], &waited["error"]["code"]), (&json!("cancelled"), &json!("ended")));
+}
+
+#[tokio::test]
+async fn an_id_that_was_used_tells_what_became_of_its_message() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::with_bob(&gateway.url());
+    let id = "0197d3f0-8c5e-7cc1-b1a4-0c8f5d4e2a11";
+    let send = |more: &[&str]| {
+        host.call(&[&["--json", "send", "--to", "bob", "--message", "hi", "--id", id], more].concat())
+    };
+    send(&[]).run().await.ok();
+    let again = send(&[]).run().await.exits(2).json();
+    assert_eq!((&again["state"], &again["error"]["code"]), (&json!("replied"), &json!("id-in-use")));
+    let queued = send(&["--queue"]).run().await.exits(2).json();
+    for document in [again, queued] {
+        let hint = document["error"]["hint"].as_str().unwrap();
+        assert!(hint.contains(&format!("agent-mesh wait {id}")), "{hint}");
+    }
+    assert_eq!(gateway.ledger().total(), 1);
+}
+
+#[tokio::test]
+async fn an_expiry_without_the_outbox_is_a_mistake() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::with_bob(&gateway.url());
+    let send = host.call(&["--json", "send", "--to", "bob", "--message", "hi", "--expires", "1h"]);
+    assert_eq!(send.run().await.exits(2).json()["error"]["code"], "usage");
+    let send = host.call(&["send", "--to", "bob", "--message", "hi", "--expires", "1h"]);
+    send.env("MESH_QUEUE", "1").run().await.ok();
 }
 
 #[tokio::test]

@@ -142,15 +142,10 @@ pub(super) fn let_in(db: &Connection, message: &NewMessage) -> Result<Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::tests::archive;
     use crate::archive::{Direction, Step};
     use crate::record::To;
     use crate::registry::Via;
-
-    fn archive() -> (tempfile::TempDir, Archive) {
-        let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
-        (folder, archive)
-    }
 
     fn received(id: &str, peer: &str) -> NewMessage {
         NewMessage {
@@ -195,7 +190,7 @@ mod tests {
         assert_eq!(archive.receive(received("id-1", "alice"), "alice").await.unwrap(), "id-1");
         assert_eq!(state(&archive, "id-1").await, (State::Accepted, None));
         let done = Step::Finished { state: State::Replied, reply: Some("hi".into()), error: None };
-        archive.note("id-1", done).await.unwrap();
+        archive.note(None, "id-1", done).await.unwrap();
         assert_ne!(
             archive.receive(received("id-1", "alice"), "alice").await.unwrap(),
             "id-1",

@@ -1,5 +1,5 @@
 //! How much was said in the last day, and whether there may be more: counted and written in one transaction, so that of
-//! two processes that ask at once each sees what the other wrote.
+//! two processes that ask at once each sees what the other wrote. What certainly never left does not count.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use super::{Archive, ArchiveError, NewMessage};
 use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
 
 /// What a message is measured by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Allowance {
     /// The rules as configured.
     pub rules: Rules,
     /// Who speaks.
     pub speaker: Speaker,
-    /// Whether it is the rest of a broadcast whose first message stands for all in the sum over all peers.
-    pub chorus: bool,
+    /// For the rest of a broadcast: the id of its first message, which stands for all in the sum over all peers.
+    pub chorus_of: Option<String>,
 }
 
 /// How much was said to one peer.
@@ -54,6 +54,10 @@ pub struct Reset {
     pub peer: Option<String>,
 }
 
+/// That the message of a line in `said` left, or may have, or may still do so. One that was forgotten did.
+pub(super) const COUNTS: &str = "NOT EXISTS (SELECT 1 FROM messages WHERE id = said.message AND (state IN ('unreachable', 'skipped', \
+    'expired', 'cancelled') OR (state = 'failed' AND sent_at IS NULL)))";
+
 impl Archive {
     /// Begins a message's life, if there may be one more. It is on the disk when this returns; one that is refused leaves
     /// nothing behind.
@@ -66,7 +70,7 @@ impl Archive {
         allowance: Allowance,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
         self.ask(move |db| {
-            let ledger = Ledger::of(db, &message, allowance);
+            let ledger = Ledger::of(db, &message, &allowance);
             if let Some(refusal) = ledger.refusal()? {
                 return Ok(Err(refusal));
             }
@@ -83,24 +87,37 @@ impl Archive {
     pub async fn tally(&self, speaker: Speaker) -> Result<Tally, ArchiveError> {
         self.read(move |db| {
             let (hour, day) = (Measure::TotalPerHour.window(), Measure::ThreadPerDay.window());
-            let total = "SELECT count(*) FROM said WHERE speaker = ?1 AND chorus = 0
-                AND at > max(?2, (SELECT coalesce(max(at), 0) FROM resets WHERE peer IS NULL))";
+            let total = format!(
+                "SELECT count(*) FROM said WHERE speaker = ?1 AND chorus = 0 AND {COUNTS}
+                    AND at > max(?2, (SELECT coalesce(max(at), 0) FROM resets WHERE peer IS NULL))"
+            );
             let total_last_hour =
-                db.query_row(total, params![speaker.name(), before(hour)], |row| row.get(0))?;
-            let peers = "SELECT peer, sum(hour), max(day) FROM (
+                db.query_row(&total, params![speaker.name(), before(hour)], |row| row.get(0))?;
+            let peers = format!(
+                "SELECT peer, sum(hour), max(day) FROM (
                     SELECT peer, sum(at > ?2) AS hour, count(*) AS day FROM said
-                    WHERE speaker = ?1 AND at > max(?3, (SELECT coalesce(max(at), 0) FROM resets
+                    WHERE speaker = ?1 AND {COUNTS} AND at > max(?3, (SELECT coalesce(max(at), 0) FROM resets
                         WHERE resets.peer IS NULL OR resets.peer = said.peer))
                     GROUP BY peer, session)
-                GROUP BY peer ORDER BY sum(day) DESC, peer";
+                GROUP BY peer ORDER BY sum(day) DESC, peer"
+            );
             let said = |row: &Row<'_>| {
                 Ok(Said { peer: row.get(0)?, last_hour: row.get(1)?, thread_last_day: row.get(2)? })
             };
             let values = params![speaker.name(), before(hour), before(day)];
-            let peers = db.prepare(peers)?.query_map(values, said)?.collect::<Result<_, _>>()?;
+            let peers = db.prepare(&peers)?.query_map(values, said)?.collect::<Result<_, _>>()?;
             Ok(Tally { total_last_hour, peers })
         })
         .await
+    }
+
+    /// Lets a message that left stand for its whole broadcast, in place of the first one, which did not.
+    ///
+    /// # Errors
+    /// When the archive cannot be written.
+    pub(crate) async fn stand_for_all(&self, id: &str) -> Result<(), ArchiveError> {
+        let id = id.to_owned();
+        self.ask(move |db| db.execute("UPDATE said SET chorus = 0 WHERE message = ?1", [id]).map(drop)).await
     }
 
     /// Counts anew from now on, for one peer or for all. That it was done stays.
@@ -143,13 +160,13 @@ fn before(window: Duration) -> i64 {
 struct Ledger<'a> {
     db: &'a Connection,
     message: &'a NewMessage,
-    allowance: Allowance,
+    allowance: &'a Allowance,
     peer: String,
     words: i64,
 }
 
 impl<'a> Ledger<'a> {
-    fn of(db: &'a Connection, message: &'a NewMessage, allowance: Allowance) -> Self {
+    fn of(db: &'a Connection, message: &'a NewMessage, allowance: &'a Allowance) -> Self {
         let peer = message.peer.email_prefix.to_lowercase();
         let digest: [u8; 32] = Sha256::digest(&message.text).into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
@@ -165,7 +182,7 @@ impl<'a> Ledger<'a> {
         }
         let mut measures =
             vec![(Measure::ThreadPerDay, rules.thread_per_day), (Measure::PeerPerHour, rules.peer_per_hour)];
-        if !self.allowance.chorus {
+        if !self.is_stood_for()? {
             measures.push((Measure::TotalPerHour, rules.total_per_hour));
         }
         for (measure, limit) in measures {
@@ -179,17 +196,32 @@ impl<'a> Ledger<'a> {
         Ok(None)
     }
 
+    /// Whether another message of the same broadcast counts for it. The first may have been refused.
+    fn is_stood_for(&self) -> Result<bool, rusqlite::Error> {
+        let Some(first) = &self.allowance.chorus_of else { return Ok(false) };
+        let sql = "SELECT EXISTS (SELECT 1 FROM said WHERE speaker = ?1 AND chorus = 0 AND at > ?2 AND message = ?3)";
+        let values = params![self.allowance.speaker.name(), before(Measure::TotalPerHour.window()), first];
+        self.db.prepare_cached(sql)?.query_row(values, |row| row.get(0))
+    }
+
     /// When the oldest of the last `limit` messages was written, if there are so many: at the limit, only its leaving the
-    /// window makes room.
+    /// window makes room. Which of them left is looked at only where it matters: a person's limits are wide.
     fn exhausted(&self, measure: Measure, limit: u32) -> Result<Option<i64>, rusqlite::Error> {
-        let Some(others) = limit.checked_sub(1) else { return Ok(Some(now())) };
+        match self.nth_last(measure, limit, "1")? {
+            Some(_) => self.nth_last(measure, limit, COUNTS),
+            None => Ok(None),
+        }
+    }
+
+    fn nth_last(&self, measure: Measure, nth: u32, counts: &str) -> Result<Option<i64>, rusqlite::Error> {
+        let Some(others) = nth.checked_sub(1) else { return Ok(Some(now())) };
         let (which, resets) = match measure {
             Measure::TotalPerHour => ("chorus = 0", "peer IS NULL"),
             Measure::PeerPerHour => ("peer = ?4", "peer IS NULL OR peer = ?4"),
             Measure::ThreadPerDay => ("peer = ?4 AND session = ?5", "peer IS NULL OR peer = ?4"),
         };
         let sql = format!(
-            "SELECT at FROM said WHERE speaker = ?1 AND {which}
+            "SELECT at FROM said WHERE speaker = ?1 AND {which} AND {counts}
                 AND at > max(?2, (SELECT coalesce(max(at), 0) FROM resets WHERE {resets}))
             ORDER BY at DESC LIMIT 1 OFFSET ?3"
         );
@@ -238,7 +270,7 @@ impl<'a> Ledger<'a> {
             self.message.session,
             self.words,
             self.message.id,
-            self.allowance.chorus,
+            self.allowance.chorus_of.is_some(),
         ];
         self.db.prepare_cached(sql)?.execute(values).map(drop)
     }
@@ -247,15 +279,10 @@ impl<'a> Ledger<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::tests::archive;
     use crate::archive::{Direction, Step};
     use crate::record::{State, To};
     use crate::registry::Via;
-
-    fn archive() -> (tempfile::TempDir, Archive) {
-        let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
-        (folder, archive)
-    }
 
     fn message(peer: &str, session: &str, text: &str) -> NewMessage {
         let id = uuid::Uuid::now_v7().to_string();
@@ -276,7 +303,7 @@ mod tests {
     }
 
     fn agent(rules: Rules) -> Allowance {
-        Allowance { rules, speaker: Speaker::Agent, chorus: false }
+        Allowance { rules, speaker: Speaker::Agent, chorus_of: None }
     }
 
     /// What stops a message, by the name of its setting.
@@ -313,7 +340,7 @@ mod tests {
         let person = Allowance { speaker: Speaker::Person, ..agent(rules) };
         for (said, stopped) in [("one", None), ("two", None), ("three", thread)] {
             assert_eq!(
-                say(&archive, message("bob", "a", said), person).await,
+                say(&archive, message("bob", "a", said), person.clone()).await,
                 stopped,
                 "people are counted apart"
             );
@@ -335,14 +362,14 @@ mod tests {
     #[tokio::test]
     async fn an_agent_repeats_itself_only_where_it_was_not_heard() {
         let (_folder, archive) = archive();
-        let allowance = agent(Rules::default());
+        let allowance = || agent(Rules::default());
         let first = message("bob", "a", "hello");
         let id = first.id.clone();
-        assert_eq!(say(&archive, first, allowance).await, None);
-        assert_eq!(say(&archive, message("bob", "b", "hello"), allowance).await, Some("repeated"));
-        assert_eq!(say(&archive, message("carol", "a", "hello"), allowance).await, None);
-        let person = Allowance { speaker: Speaker::Person, ..allowance };
-        assert_eq!(say(&archive, message("bob", "a", "hello"), person).await, None);
+        assert_eq!(say(&archive, first, allowance()).await, None);
+        assert_eq!(say(&archive, message("bob", "b", "hello"), allowance()).await, Some("repeated"));
+        assert_eq!(say(&archive, message("carol", "a", "hello"), allowance()).await, None);
+        let person = Allowance { speaker: Speaker::Person, ..allowance() };
+        assert_eq!(say(&archive, message("bob", "a", "hello"), person.clone()).await, None);
         let rules = Rules { repeat_window: Duration::from_secs(60), ..Rules::default() };
         let told = Allowance { rules, ..person };
         assert_eq!(
@@ -351,23 +378,34 @@ mod tests {
             "who sets it means it"
         );
         let unreachable = Step::Finished { state: State::Unreachable, reply: None, error: None };
-        archive.note(&id, unreachable).await.unwrap();
-        assert_eq!(say(&archive, message("bob", "a", "hello"), allowance).await, None);
+        archive.note(None, &id, unreachable).await.unwrap();
+        assert_eq!(say(&archive, message("bob", "a", "hello"), allowance()).await, None);
     }
 
     #[tokio::test]
     async fn a_broadcast_counts_once_over_all_and_once_for_each() {
         let rules = Rules { peer_per_hour: 1, total_per_hour: 2, ..Rules::default() };
         let (_folder, archive) = archive();
-        for n in 0..50 {
-            let allowance = Allowance { chorus: n > 0, ..agent(rules) };
-            assert_eq!(say(&archive, message(&format!("p{n}"), "a", "all"), allowance).await, None);
+        let first = message("p0", "a", "all");
+        let chorus = Allowance { chorus_of: Some(first.id.clone()), ..agent(rules) };
+        assert_eq!(say(&archive, first, agent(rules)).await, None);
+        for n in 1..50 {
+            assert_eq!(say(&archive, message(&format!("p{n}"), "a", "all"), chorus.clone()).await, None);
         }
         assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 1);
-        let again = Allowance { chorus: true, ..agent(rules) };
-        assert_eq!(say(&archive, message("p7", "a", "all of you"), again).await, Some("peer-per-hour"));
+        assert_eq!(
+            say(&archive, message("p7", "a", "all of you"), chorus.clone()).await,
+            Some("peer-per-hour")
+        );
         assert_eq!(say(&archive, message("q1", "a", "one"), agent(rules)).await, None);
-        assert_eq!(say(&archive, message("q2", "a", "two"), agent(rules)).await, Some("total-per-hour"));
+        let refused = message("q2", "a", "two");
+        let chorus = Allowance { chorus_of: Some(refused.id.clone()), ..agent(rules) };
+        assert_eq!(say(&archive, refused, agent(rules)).await, Some("total-per-hour"));
+        assert_eq!(
+            say(&archive, message("q3", "a", "two"), chorus).await,
+            Some("total-per-hour"),
+            "the rest of a broadcast does not slip past the limit that stopped its first message"
+        );
     }
 
     /// The limits of a night are worth nothing if two processes can each write the last message.
@@ -385,13 +423,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_what_left_or_may_have_left_counts() {
+        let rules = Rules { peer_per_hour: 2, total_per_hour: 2, thread_per_day: 2, ..Rules::default() };
+        let (_folder, archive) = archive();
+        for state in [
+            State::Skipped,
+            State::Unreachable,
+            State::Failed,
+            State::Expired,
+            State::Cancelled,
+            State::Unknown,
+        ] {
+            let next = message("bob", "a", state.name());
+            let id = next.id.clone();
+            assert_eq!(say(&archive, next, agent(rules)).await, None, "{}", state.name());
+            archive.note(None, &id, Step::Finished { state, reply: None, error: None }).await.unwrap();
+        }
+        let left = message("bob", "a", "it left, and their agent failed");
+        let id = left.id.clone();
+        assert_eq!(say(&archive, left, agent(rules)).await, None);
+        archive.note(None, &id, Step::Sending { run_id: id.clone(), boot_id: None }).await.unwrap();
+        let failed = Step::Finished { state: State::Failed, reply: None, error: None };
+        archive.note(None, &id, failed).await.unwrap();
+        assert_eq!(say(&archive, message("bob", "a", "x"), agent(rules)).await, Some("thread-per-day"));
+        let tally = archive.tally(Speaker::Agent).await.unwrap();
+        assert_eq!((tally.total_last_hour, tally.peers[0].last_hour), (2, 2));
+        archive.prune(Timestamp::MAX).await.unwrap();
+        assert_eq!(archive.tally(Speaker::Agent).await.unwrap(), tally, "what is forgotten counts as before");
+    }
+
+    #[tokio::test]
+    async fn a_broadcast_whose_first_message_did_not_leave_counts_by_another() {
+        let rules = Rules { total_per_hour: 1, ..Rules::default() };
+        let (_folder, archive) = archive();
+        let (first, second) = (message("bob", "a", "all"), message("carol", "a", "all"));
+        let (skipped, left) = (first.id.clone(), second.id.clone());
+        assert_eq!(say(&archive, first, agent(rules)).await, None);
+        assert_eq!(
+            say(&archive, second, Allowance { chorus_of: Some(skipped.clone()), ..agent(rules) }).await,
+            None
+        );
+        let step = Step::Finished { state: State::Skipped, reply: None, error: None };
+        archive.note(None, &skipped, step).await.unwrap();
+        assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 0);
+        archive.stand_for_all(&left).await.unwrap();
+        assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 1);
+        assert_eq!(say(&archive, message("dave", "a", "x"), agent(rules)).await, Some("total-per-hour"));
+    }
+
+    #[tokio::test]
     async fn a_forgotten_message_still_counts() {
         let rules = Rules { peer_per_hour: 1, ..Rules::default() };
         let (_folder, archive) = archive();
         let first = message("bob", "a", "hello");
         let id = first.id.clone();
         assert_eq!(say(&archive, first, agent(rules)).await, None);
-        archive.note(&id, Step::Finished { state: State::Replied, reply: None, error: None }).await.unwrap();
+        let replied = Step::Finished { state: State::Replied, reply: None, error: None };
+        archive.note(None, &id, replied).await.unwrap();
         assert_eq!(archive.prune(Timestamp::MAX).await.unwrap(), 1);
         assert_eq!(say(&archive, message("bob", "a", "more"), agent(rules)).await, Some("peer-per-hour"));
     }

@@ -285,15 +285,10 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::tests::archive;
     use crate::archive::{Direction, Filter, NewMessage, Step};
     use crate::record::To;
     use crate::registry::Via;
-
-    fn archive() -> (tempfile::TempDir, Archive) {
-        let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
-        (folder, archive)
-    }
 
     fn in_a(time: Duration) -> Timestamp {
         Timestamp::now() + time
@@ -335,7 +330,7 @@ mod tests {
         let other = Archive::open(archive.path()).unwrap();
         assert!(claim(&other, "bob").await.is_none(), "for other processes, too");
         assert_eq!(claim(&archive, "carol").await.unwrap().stored.record.id, "id-3");
-        archive.note_sent(Some(first.lease.owner()), "id-1", Step::Accepted).await.unwrap();
+        archive.note(Some(first.lease.owner()), "id-1", Step::Accepted).await.unwrap();
         assert_eq!(claim(&other, "bob").await.unwrap().stored.record.id, "id-2", "the earlier one arrived");
     }
 
@@ -347,7 +342,7 @@ mod tests {
         let lost = claim(&archive, "bob").await.unwrap();
         assert!(archive.cancel("id-1").await.unwrap());
         let sending = Step::Sending { run_id: "id-1".into(), boot_id: None };
-        let refused = archive.note_sent(Some(lost.lease.owner()), "id-1", sending).await;
+        let refused = archive.note(Some(lost.lease.owner()), "id-1", sending).await;
         assert!(matches!(refused, Err(ArchiveError::Taken)), "{refused:?}");
         let refused = archive.put_back(&lost.lease, State::Queued, None, "").await;
         assert!(matches!(refused, Err(ArchiveError::Taken)), "{refused:?}");
@@ -384,16 +379,16 @@ mod tests {
         queue(&archive, "id-1", "bob", in_a(HOUR)).await;
         let finished = |state| Step::Finished { state, reply: None, error: Some("no".into()) };
         let sending = Step::Sending { run_id: "id-1".into(), boot_id: Some("boot".into()) };
-        archive.note("id-1", sending).await.unwrap();
+        archive.note(None, "id-1", sending).await.unwrap();
         assert!(!archive.cancel("id-1").await.unwrap(), "it may have left");
-        archive.note("id-1", finished(State::Failed)).await.unwrap();
+        archive.note(None, "id-1", finished(State::Failed)).await.unwrap();
         assert_eq!(archive.outbox().await.unwrap()[0].failure.as_deref(), Some("no"));
         assert!(archive.retry("id-1", in_a(HOUR)).await.unwrap());
         let again = claim(&archive, "bob").await.unwrap().stored;
         assert_eq!((again.sent_at, again.record.state, again.tries), (None, State::Queued, 1));
         assert_ne!(again.run_id, "id-1", "what was refused under one run id is sent under another");
-        archive.note("id-1", Step::Accepted).await.unwrap();
-        archive.note("id-1", finished(State::Failed)).await.unwrap();
+        archive.note(None, "id-1", Step::Accepted).await.unwrap();
+        archive.note(None, "id-1", finished(State::Failed)).await.unwrap();
         assert!(!archive.retry("id-1", in_a(HOUR)).await.unwrap());
         assert!(archive.outbox().await.unwrap().is_empty());
     }

@@ -69,7 +69,7 @@ fn newest(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::archive::tests::archive;
     use crate::archive::{Direction, NewMessage, Step};
     use crate::record::{State, To};
     use crate::registry::Via;
@@ -93,8 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_that_came_to_us_are_found_as_far_as_there_is_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
+        let (_folder, archive) = archive();
         for (id, direction, session) in [
             ("1", Direction::In, "a"),
             ("2", Direction::In, "b"),
@@ -104,7 +103,7 @@ mod tests {
             archive.begin(message(id, direction, session, "0123456789")).await.unwrap();
         }
         let replied = Step::Finished { state: State::Replied, reply: Some("01234".into()), error: None };
-        archive.note("4", replied).await.unwrap();
+        archive.note(None, "4", replied).await.unwrap();
         let ids = async |session, messages, bytes| -> Vec<String> {
             let found = archive.received(session, messages, bytes).await.unwrap();
             found.into_iter().map(|row| row.record.id).collect()

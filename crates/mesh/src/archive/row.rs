@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::ledger::COUNTS;
 use super::{Archive, ArchiveError, Committed, Survives, door, search};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
@@ -181,6 +182,12 @@ impl Stored {
     }
 }
 
+/// The shortest beginning of an id that is looked for.
+const SHORTEST_ID: usize = 8;
+
+/// How many of the messages that a beginning fits are named, the newest.
+const NAMED: usize = 5;
+
 pub(super) fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
@@ -238,13 +245,9 @@ impl Archive {
         })
     }
 
-    /// Notes a step. What comes back completes when it is committed; steps of no great weight need not be awaited.
-    pub fn note(&self, id: &str, step: Step) -> Committed {
-        self.note_sent(None, id, step)
-    }
-
-    /// Notes a step of a message of ours, on behalf of who holds this lease. Refused when it is not held any more.
-    pub fn note_sent(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
+    /// Notes a step, on behalf of who holds this lease, if the message is carried under one: refused when it is not held any
+    /// more. What comes back completes when it is committed; steps of no great weight need not be awaited.
+    pub fn note(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
         let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
         self.write_to(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
     }
@@ -252,22 +255,29 @@ impl Archive {
     /// A message by its id, or a beginning of it that fits only one.
     ///
     /// # Errors
-    /// When the archive cannot be read.
+    /// When the beginning fits several, or the archive cannot be read.
     pub async fn find(&self, id: &str) -> Result<Option<Stored>, ArchiveError> {
-        let id = id.to_owned();
-        self.read(move |db| {
-            let exact = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
-            if let Some(found) = db.query_row(&exact, [&id], stored).optional()? {
-                return Ok(Some(found));
-            }
-            if id.len() < 8 {
-                return Ok(None);
-            }
-            let begins = format!("SELECT {COLUMNS} FROM messages WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2");
-            let mut rows = db.prepare(&begins)?.query_map([&id], stored)?.collect::<Result<Vec<_>, _>>()?;
-            Ok(if rows.len() == 1 { rows.pop() } else { None })
-        })
-        .await
+        let beginning = id.to_owned();
+        let mut found = self
+            .read(move |db| {
+                let exact = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
+                if let Some(found) = db.query_row(&exact, [&beginning], stored).optional()? {
+                    return Ok(vec![found]);
+                }
+                if beginning.len() < SHORTEST_ID {
+                    return Ok(Vec::new());
+                }
+                let begins = format!(
+                    "SELECT {COLUMNS} FROM messages WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY seq DESC LIMIT {NAMED}"
+                );
+                db.prepare(&begins)?.query_map([&beginning], stored)?.collect::<Result<Vec<_>, _>>()
+            })
+            .await?;
+        if found.len() > 1 {
+            let ids = found.into_iter().map(|stored| stored.record.id).collect();
+            return Err(ArchiveError::Ambiguous { beginning: id.to_owned(), ids });
+        }
+        Ok(found.pop())
     }
 
     /// The steps of a message, in order.
@@ -296,6 +306,12 @@ impl Archive {
         let old = "created_at < ?1 AND next_try_at IS NULL
             AND state NOT IN ('queued', 'sending', 'accepted', 'held')";
         self.ask(move |db| {
+            // What did not count does not begin to when nobody knows any more that it never left.
+            let messages = format!("SELECT id FROM messages WHERE {old}");
+            db.execute(
+                &format!("DELETE FROM said WHERE message IN ({messages}) AND NOT ({COUNTS})"),
+                [before],
+            )?;
             db.execute(
                 &format!("DELETE FROM search WHERE rowid IN (SELECT seq FROM messages WHERE {old})"),
                 [before],

@@ -1,9 +1,12 @@
 //! Say one thing to many agents at once.
 
+use std::pin::pin;
+
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::let_go::let_go;
 use super::send::{Plan, SendRequest, plan, send_planned};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
@@ -67,7 +70,8 @@ pub fn dry_run(mesh: &Mesh, request: &BroadcastRequest) -> Result<Vec<Plan>, Mes
     agents.into_iter().map(|agent| plan(mesh, agent, &request.send)).collect()
 }
 
-/// Sends to all, and gives the records in registry order. One id names the whole; each message has its own.
+/// Sends to all, and gives the records in registry order. One id names the whole; each message has its own. It ends early
+/// when `stop` does; what is under way then stays with those who have it, and what has not left never does.
 ///
 /// # Errors
 /// When nobody says who we are, the message may not be sent, or a name fits nobody. What goes wrong with one peer
@@ -75,6 +79,7 @@ pub fn dry_run(mesh: &Mesh, request: &BroadcastRequest) -> Result<Vec<Plan>, Mes
 pub async fn broadcast(
     mesh: &Mesh,
     request: &BroadcastRequest,
+    stop: impl Future<Output = ()>,
     observer: &mut dyn Observer,
 ) -> Result<(Uuid, Vec<Record>), MeshError> {
     let mut plans = dry_run(mesh, request)?;
@@ -82,10 +87,9 @@ pub async fn broadcast(
         return Err(MeshError::Nobody);
     }
     // To speak to all is one decision: the first message that may go counts for it.
-    let mut counted = false;
+    let first = plans.iter().find(|plan| plan.is_permitted()).map(|plan| plan.id.clone());
     for plan in &mut plans {
-        plan.allowance.chorus = counted;
-        counted |= plan.is_permitted();
+        plan.allowance.chorus_of = first.clone().filter(|first| *first != plan.id);
     }
     let untold: Vec<Record> = plans.iter().map(Plan::untold).collect();
     let mut running = stream::iter(
@@ -98,7 +102,13 @@ pub async fn broadcast(
     .buffer_unordered(request.concurrency.max(1));
     let mut records: Vec<Option<Record>> = untold.iter().map(|_| None).collect();
     let mut missing = request.enough.unwrap_or(usize::MAX);
-    while let Some((place, record)) = running.next().await {
+    let mut stop = pin!(stop);
+    loop {
+        let done = tokio::select! {
+            done = running.next() => done,
+            () = &mut stop => None,
+        };
+        let Some((place, record)) = done else { break };
         observer.progress(Progress::PeerDone(&record));
         missing -= usize::from(record.state == State::Replied);
         records[place] = Some(record);
@@ -111,17 +121,30 @@ pub async fn broadcast(
     for (record, untold) in records.into_iter().zip(untold) {
         results.push(match record {
             Some(record) => record,
-            None => so_far(mesh, untold).await?,
+            // Nobody waits for it any more.
+            None => let_go(mesh, &untold.id, State::Skipped).await?.map_or(untold, |stored| stored.record),
         });
     }
+    count_once(mesh, first.as_deref(), &results).await?;
     Ok((Uuid::now_v7(), results))
 }
 
-/// How far a message got that nobody waits for any more.
-async fn so_far(mesh: &Mesh, untold: Record) -> Result<Record, MeshError> {
-    let archive = mesh.archive()?;
-    archive.settle().await?;
-    Ok(archive.find(&untold.id).await?.map_or(untold, |stored| stored.record))
+/// Where the first message, which stands for all in the limits, did not leave, another one does that did.
+async fn count_once(mesh: &Mesh, first: Option<&str>, results: &[Record]) -> Result<(), MeshError> {
+    let mut left = results.iter().filter(|record| may_have_left(record)).map(|record| record.id.as_str());
+    let counted = results.iter().any(|record| Some(record.id.as_str()) == first && may_have_left(record));
+    match left.next() {
+        Some(other) if !counted => Ok(mesh.archive()?.stand_for_all(other).await?),
+        _ => Ok(()),
+    }
+}
+
+fn may_have_left(record: &Record) -> bool {
+    match record.state {
+        State::Skipped | State::Unreachable | State::Expired | State::Cancelled => false,
+        State::Failed => record.receipt.reached_at.is_some(),
+        _ => true,
+    }
 }
 
 async fn send_one(mesh: &Mesh, plan: Plan, request: &SendRequest) -> Record {

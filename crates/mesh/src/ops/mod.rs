@@ -10,6 +10,7 @@ pub mod inbox;
 pub mod init;
 pub mod invite;
 pub mod join;
+pub mod let_go;
 pub mod limits;
 pub mod list;
 pub mod outbox;

@@ -222,7 +222,7 @@ pub async fn work(mesh: &Mesh, timeout: Duration, report: Reporter<'_>) -> Resul
 async fn report_expired(mesh: &Mesh, report: Reporter<'_>) -> Result<(), MeshError> {
     for stored in mesh.archive()?.expire().await? {
         let mut record = stored.record;
-        record.error = Some(MeshError::Expired { to: record.to.clone() });
+        record.error = Some(MeshError::Expired { to: record.to.clone(), id: record.id.clone() });
         report(Report::Carried(Box::new(Carried { record, next_try_at: None })));
     }
     Ok(())

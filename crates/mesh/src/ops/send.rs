@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
-use crate::archive::{Allowance, Archive, Direction, NewMessage};
+use crate::archive::{Allowance, Archive, ArchiveError, Direction, NewMessage};
 use crate::error::MeshError;
 use crate::fallback::ImFallback;
 use crate::guard::{Caller, Refusal, Speaker};
@@ -173,7 +173,7 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
         size_note,
         peer,
         me,
-        allowance: Allowance { rules, speaker: caller.speaker(), chorus: false },
+        allowance: Allowance { rules, speaker: caller.speaker(), chorus_of: None },
     })
 }
 
@@ -287,6 +287,10 @@ pub(crate) async fn send_planned(
     }
     let archive = match begin(mesh, new, plan.allowance).await {
         Ok(archive) => archive,
+        Err(error @ MeshError::Guard(_)) => return unsent(message, plan.bytes, State::Skipped, error),
+        Err(error @ MeshError::IdInUse { state, .. }) => {
+            return unsent(message, plan.bytes, state.unwrap_or(State::Skipped), error);
+        }
         Err(error) => return unsent(message, plan.bytes, State::Failed, error),
     };
     observer.progress(Progress::Begun { id: &message.id });
@@ -340,11 +344,18 @@ pub(super) fn new_message(
 /// Writes the message into the archive, within the limits.
 pub(super) async fn begin(mesh: &Mesh, new: NewMessage, allowance: Allowance) -> Result<&Archive, MeshError> {
     let archive = mesh.archive()?;
-    archive.begin_within(new, allowance).await??;
-    Ok(archive)
+    let id = new.id.clone();
+    match archive.begin_within(new, allowance).await {
+        Err(ArchiveError::Exists) => {
+            let known = archive.find(&id).await?.filter(|stored| stored.direction == Direction::Out);
+            Err(MeshError::IdInUse { id, state: known.map(|stored| stored.record.state) })
+        }
+        begun => Ok(begun?.map(|()| archive)?),
+    }
 }
 
-/// The record of a message that could not be kept, or must not be sent, and was not sent for that reason.
+/// The record of a message that could not be kept, or must not be sent, and was not sent for that reason. Under an id that
+/// was used before, the state is that message's.
 fn unsent(message: Outgoing, bytes: usize, state: State, error: MeshError) -> Record {
     Record {
         to: message.to,
@@ -460,7 +471,7 @@ async fn attempt(
         delivery.reached(boot_id.as_deref());
         observer.progress(Progress::Reached);
         if message.is_stale() {
-            return Err(Setback::Final(MeshError::Expired { to: message.to.clone() }));
+            return Err(Setback::Final(MeshError::Expired { to: message.to.clone(), id: message.id.clone() }));
         }
         let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
         noted.map_err(|error| Setback::Final(error.into()))?;

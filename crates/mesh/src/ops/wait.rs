@@ -163,7 +163,7 @@ fn ended(stored: Stored) -> Record {
         State::NoReply => Some(MeshError::NoReply { to: record.to.clone(), merged: false }),
         _ => {
             let reason = failure.unwrap_or_else(|| record.state.name().to_owned());
-            Some(MeshError::Ended { to: record.to.clone(), reason })
+            Some(MeshError::Ended { to: record.to.clone(), id: record.id.clone(), reason })
         }
     };
     if record.receipt.finished_at.is_none() {

@@ -67,7 +67,7 @@ async fn begin(
     delivery.reached(None);
     observer.progress(Progress::Reached);
     if message.is_stale() {
-        return Err(MeshError::Expired { to: message.to.clone() });
+        return Err(MeshError::Expired { to: message.to.clone(), id: message.id.clone() });
     }
     delivery.sending(&message.run_id, None).await?;
     let answer = match remote.send(&message.run_id, &message.session, &message.text).await {
@@ -90,6 +90,24 @@ async fn begin(
             let outcome = if text.is_empty() { Outcome::NoReply } else { Outcome::Reply(text) };
             agent::conclude(outcome, message, delivery).map(|()| None)
         }
+    }
+}
+
+/// Asks for a task to be cancelled. Gives whether it was: one that is over cannot be, and OpenClaw's channel cancels none.
+///
+/// # Errors
+/// When the agent cannot be asked.
+pub(crate) async fn cancel(
+    mesh: &Mesh,
+    peer: &Peer,
+    task: &str,
+    deadline: Instant,
+) -> Result<bool, MeshError> {
+    let remote = Remote::new(mesh, peer, deadline)?;
+    match remote.cancel(task).await {
+        Ok(task) => Ok(task.outcome() == Some(Outcome::Aborted)),
+        Err(A2aError::Rpc { .. }) => Ok(false),
+        Err(error) => Err(remote.failed(error)),
     }
 }
 

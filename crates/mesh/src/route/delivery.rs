@@ -30,7 +30,7 @@ impl<'a> Delivery<'a> {
     }
 
     fn note(&self, step: Step) -> Committed {
-        self.archive.note_sent(self.lease.as_deref(), &self.id, step)
+        self.archive.note(self.lease.as_deref(), &self.id, step)
     }
 
     pub(crate) fn state(&self) -> State {

@@ -111,7 +111,10 @@ async fn follow(
             // It certainly never ran, and it is too late for it now.
             Sign::Interrupted | Sign::None { reaches_back: true } if message.is_stale() => {
                 delivery.finished(State::Expired);
-                return Err(Setback::Final(MeshError::Expired { to: message.to.clone() }));
+                return Err(Setback::Final(MeshError::Expired {
+                    to: message.to.clone(),
+                    id: message.id.clone(),
+                }));
             }
             Sign::Interrupted => {
                 message.run_id = next_run_id(&message.run_id);

@@ -48,7 +48,7 @@ async fn registry_order_is_kept_and_one_dead_peer_does_not_spoil_the_rest() {
         team.token_for(name, "tok");
     }
     let mut order = Order::default();
-    let (_, records) = broadcast(&team.mesh, &request(), &mut order).await.unwrap();
+    let (_, records) = broadcast(&team.mesh, &request(), std::future::pending(), &mut order).await.unwrap();
     let states: Vec<(&str, State)> =
         records.iter().map(|record| (record.to.email_prefix.as_str(), record.state)).collect();
     let expected = [

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use agent_team_mesh::quoted::Attachment;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 
@@ -18,13 +19,33 @@ pub struct Ping {
     pub to: String,
 }
 
+/// A text file that goes along. Its text, not a place on this machine: a model without a tool for files gets none by this
+/// way, and no file leaves that it has not read.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(description = "A text file")]
+pub struct File {
+    /// Its name, without folders.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// The files as they go behind a message.
+pub fn files(attach: Vec<File>) -> Vec<Attachment> {
+    attach.into_iter().map(|file| Attachment { name: file.name, text: file.text }).collect()
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Send {
     /// The teammate: e-mail prefix, name, nickname, or the beginning of one.
     pub to: String,
-    /// What to say, at most 8192 bytes. The other agent knows nothing of your conversation: say all it needs.
+    /// What to say, at most 8192 bytes with the files. The other agent knows nothing of your conversation: say all it needs.
     pub message: String,
+    /// Text files to put behind the message, marked as data.
+    #[serde(default)]
+    pub attach: Vec<File>,
     /// A topic with a conversation of its own on their side.
     pub thread: Option<String>,
     /// Another session on their side than the one for you.
@@ -47,8 +68,11 @@ pub struct Send {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Broadcast {
-    /// What to say, at most 8192 bytes.
+    /// What to say, at most 8192 bytes with the files.
     pub message: String,
+    /// Text files to put behind the message, marked as data.
+    #[serde(default)]
+    pub attach: Vec<File>,
     /// Only these teammates; all if absent.
     #[serde(default)]
     pub only: Vec<String>,

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use agent_team_mesh::archive::Filter;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast};
+use agent_team_mesh::ops::let_go::let_go;
 use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{SendRequest, send};
 use agent_team_mesh::ops::{abort, chain, list, ping, wait, whoami};
-use agent_team_mesh::record::Record;
+use agent_team_mesh::quoted::with_attachments;
+use agent_team_mesh::record::{Record, State};
 use agent_team_mesh::{Mesh, MeshError, SessionChoice};
 use rmcp::handler::server::tool::schema_for_output;
 use rmcp::handler::server::wrapper::Parameters;
@@ -198,7 +200,7 @@ impl Server {
             wait: asked.wait.unwrap_or(true),
             id: Some(id),
             in_reply_to: chain_of(&mesh, asked.in_reply_to.as_deref()).await?,
-            ..SendRequest::new(asked.message)
+            ..SendRequest::new(with_attachments(&asked.message, &asked::files(asked.attach)))
         };
         let (mut steps, teller) = steps(context);
         let sending = async {
@@ -216,6 +218,7 @@ impl Server {
         };
         drop(steps);
         let Some(sent) = sent else {
+            let_go(&mesh, &id.to_string(), State::Cancelled).await?;
             if asked.abort_on_cancel == Some(true) {
                 abort::abort(&mesh, &id.to_string(), ABORT).await?;
             }
@@ -237,18 +240,18 @@ impl Server {
                 timeout: timeout(asked.timeout_seconds, self.timeout),
                 fallback: false,
                 in_reply_to: chain_of(&mesh, asked.in_reply_to.as_deref()).await?,
-                ..SendRequest::new(asked.message)
+                ..SendRequest::new(with_attachments(&asked.message, &asked::files(asked.attach)))
             },
             selection: Selection { only: asked.only, except: asked.except, tags: Vec::new() },
             concurrency: AT_ONCE,
             enough: asked.first.unwrap_or(false).then_some(1),
         };
         let (mut steps, teller) = steps(context);
-        let records = tokio::select! {
-            done = broadcast(&mesh, &request, &mut steps) => done?.1,
-            () = context.ct.cancelled() => return Err(CliError::interrupted()),
-        };
+        let (_, records) = broadcast(&mesh, &request, context.ct.cancelled(), &mut steps).await?;
         drop(steps);
+        if context.ct.is_cancelled() {
+            return Err(CliError::interrupted());
+        }
         teller.done().await;
         let mut counts = BTreeMap::new();
         for record in &records {

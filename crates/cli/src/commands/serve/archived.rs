@@ -72,7 +72,7 @@ impl Row {
     /// Not awaited: the sender need not wait for our disk.
     fn note(&mut self, step: Step) {
         let Some(id) = self.id.take() else { return };
-        let written = self.archive.note(&id, step);
+        let written = self.archive.note(None, &id, step);
         // Without a runtime the program is ending; what was queued is written all the same.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {

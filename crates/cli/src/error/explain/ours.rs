@@ -87,6 +87,14 @@ pub(super) fn sync(error: &SyncError) -> Meaning {
     }
 }
 
+pub(super) fn id_in_use(id: &str, is_ours: bool) -> Meaning {
+    let text = match is_ours {
+        true => format!("it was not sent again: agent-mesh wait {id} tells what became of it"),
+        false => "nothing was sent: give another id, or none".to_owned(),
+    };
+    Meaning(Exit::Usage, "id-in-use", hint(text))
+}
+
 pub(super) fn archive(error: &ArchiveError) -> Meaning {
     match error {
         ArchiveError::TooNew { .. } => {
@@ -100,11 +108,8 @@ pub(super) fn archive(error: &ArchiveError) -> Meaning {
                 path.display()
             )),
         ),
-        ArchiveError::Exists => Meaning(
-            Exit::Usage,
-            "id-in-use",
-            hint("it was not sent again: agent-mesh wait <id> tells what became of it"),
-        ),
+        ArchiveError::Exists => Meaning(Exit::Usage, "id-in-use", hint("it was not sent again")),
+        ArchiveError::Ambiguous { .. } => Meaning(Exit::Usage, "ambiguous", hint("give more of the id")),
         ArchiveError::Locked { .. } => {
             Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
         }

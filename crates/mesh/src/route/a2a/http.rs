@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::A2aError;
-use super::wire::{Answer, Card, GetTask, Reply, Request, SendMessage, Task, VERSION};
+use super::wire::{Answer, Card, Reply, Request, SendMessage, Task, TaskId, VERSION};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
@@ -74,7 +74,11 @@ impl<'a> Remote<'a> {
     }
 
     pub(super) async fn task(&self, id: &str) -> Result<Task, A2aError> {
-        self.call("GetTask", &GetTask { id }).await
+        self.call("GetTask", &TaskId { id }).await
+    }
+
+    pub(super) async fn cancel(&self, id: &str) -> Result<Task, A2aError> {
+        self.call("CancelTask", &TaskId { id }).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: &str, params: &impl Serialize) -> Result<T, A2aError> {

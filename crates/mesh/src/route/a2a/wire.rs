@@ -137,7 +137,7 @@ impl<'a> SendMessage<'a> {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct GetTask<'a> {
+pub(super) struct TaskId<'a> {
     pub(super) id: &'a str,
 }
 
