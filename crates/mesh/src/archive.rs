@@ -330,7 +330,13 @@ mod tests {
         for _ in 0..64 {
             let archive = archive.clone();
             // Long enough for the others to come: each one waits for as many as may be there with it.
-            readers.spawn(async move { archive.read(|_| Ok(thread::sleep(Duration::from_millis(5)))).await });
+            readers.spawn(async move {
+                let slow = |_: &_| {
+                    thread::sleep(Duration::from_millis(5));
+                    Ok(())
+                };
+                archive.read(slow).await
+            });
         }
         while let Some(read) = readers.join_next().await {
             read.unwrap().unwrap();

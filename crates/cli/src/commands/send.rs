@@ -11,7 +11,7 @@ use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_round
 use agent_team_mesh::quoted::{Attachment, with_attachments};
 use agent_team_mesh::record::{Record, State, To};
 use agent_team_mesh::registry::{Agent, Via};
-use agent_team_mesh::{Mesh, SessionChoice};
+use agent_team_mesh::{Mesh, MeshError, SessionChoice};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};

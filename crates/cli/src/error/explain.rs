@@ -107,8 +107,8 @@ fn meaning(error: &MeshError) -> Meaning {
             Meaning(Exit::Failed, "no-reply", hint("their agent chose to say nothing, or could not"))
         }
         MeshError::Away { id, .. } => Meaning(
-            Exit::Unreachable,
-            "unreachable",
+            Exit::NoReply,
+            "away",
             hint(format!(
                 "what became of it is known when they are back: agent-mesh wait {id}; do not send it again"
             )),

@@ -249,8 +249,8 @@ async fn a_run_that_the_gateway_was_killed_in_ends_when_it_is_back() {
     while host.run(log).await.ok().json()["messages"].as_array().unwrap().is_empty() {}
     serve.child.kill().await.unwrap();
 
-    let down = alices.run(&["wait", id, "--timeout", "1s", "--json"]).await.exits(6).json();
-    assert_eq!((&down["error"]["code"], &down["state"]), (&json!("unreachable"), &json!("accepted")));
+    let down = alices.run(&["wait", id, "--timeout", "1s", "--json"]).await.exits(3).json();
+    assert_eq!((&down["error"]["code"], &down["state"]), (&json!("away"), &json!("accepted")));
     assert!(down["error"]["hint"].as_str().unwrap().contains(&format!("agent-mesh wait {id}")));
 
     let serve = Serve::start_on(&host, &address, &slow).await;

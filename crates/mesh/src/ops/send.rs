@@ -471,7 +471,10 @@ async fn attempt(
         delivery.reached(boot_id.as_deref());
         observer.progress(Progress::Reached);
         if message.is_stale() {
-            return Err(Setback::Final(MeshError::Expired { to: message.to.clone(), id: message.id.clone() }));
+            return Err(Setback::Final(MeshError::Expired {
+                to: message.to.clone(),
+                id: message.id.clone(),
+            }));
         }
         let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
         noted.map_err(|error| Setback::Final(error.into()))?;

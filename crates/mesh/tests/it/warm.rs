@@ -353,7 +353,8 @@ async fn only_so_many_are_kept_without_a_message() {
         concurrency: 64,
         enough: None,
     };
-    let (_, records) = broadcast(&team.mesh, &request, &mut Unobserved).await.unwrap();
+    let (_, records) =
+        broadcast(&team.mesh, &request, std::future::pending(), &mut Unobserved).await.unwrap();
     assert!(records.iter().all(|record| record.state == State::Replied));
     let open =
         |peers: &[(String, FakeGateway)]| -> u32 { peers.iter().map(|(_, g)| g.open_connections()).sum() };
