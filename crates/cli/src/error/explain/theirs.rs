@@ -122,40 +122,50 @@ pub(super) fn refused(to: &To, shape: &ErrorShape) -> Meaning {
 /// What we show, or are, is not enough.
 fn not_let_in(to: &To, fault: Fault) -> Meaning {
     let prefix = &to.email_prefix;
-    let (code, text) = match fault {
-        Fault::TokenMismatch => (
+    match fault {
+        Fault::TokenMismatch => Meaning(
+            Exit::Auth,
             "token-mismatch",
             format!(
                 "the token for {prefix} is wrong or was changed: agent-mesh token set {prefix} < FILE. Do not retry: ten failures lock your address out for five minutes"
             ),
         ),
-        Fault::DeviceTokenMismatch => ("device-token-invalid", another_or_ended(to)),
+        Fault::DeviceTokenMismatch => Meaning(Exit::Auth, "device-token-invalid", another_or_ended(to)),
         Fault::PairingRequired { request_id: Some(id), .. } => {
             let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
             let text = format!("on {}'s host, run one of: {ours}  |  {theirs}; then send again", to.name);
-            ("pairing-required", text)
+            Meaning(Exit::Auth, "pairing-required", text)
         }
         Fault::PairingRequired { .. } | Fault::DeviceIdentityRequired => {
-            ("pairing-required", format!("agent-mesh pair --to {prefix}"))
+            Meaning(Exit::Auth, "pairing-required", format!("agent-mesh pair --to {prefix}"))
         }
-        Fault::ScopeMismatch => (
+        Fault::ScopeMismatch => Meaning(
+            Exit::Auth,
             "scope-mismatch",
             format!("{} approved this device for less: agent-mesh pair --to {prefix} asks again", to.name),
         ),
         Fault::RateLimited { retry_after_ms } => {
             let wait = retry_after_ms.unwrap_or(300_000) / 1000 + 1;
-            ("locked-out", format!("too many failures from this address: wait {wait} s"))
+            Meaning(Exit::Auth, "locked-out", format!("too many failures from this address: wait {wait} s"))
         }
-        Fault::BootstrapTokenInvalid => (
+        Fault::BootstrapTokenInvalid => Meaning(
+            Exit::Auth,
             "invite-invalid",
             format!("another device used it first, or it has ended: {}", ask_for_an_invite(to)),
         ),
-        Fault::TokenMissing => ("no-credential", get_a_token(to)),
-        Fault::DeviceAuth(_) => ("device-refused", "does the clock of one of the hosts go wrong?".to_owned()),
-        Fault::MissingScope(_) => ("missing-scope", format!("agent-mesh pair --to {prefix}")),
-        _ => ("refused", format!("agent-mesh doctor --to {prefix} shows at which step, and what helps")),
-    };
-    Meaning(Exit::Auth, code, hint(text))
+        Fault::TokenMissing => Meaning(Exit::Auth, "no-credential", get_a_token(to)),
+        Fault::DeviceAuth(_) => {
+            Meaning(Exit::Auth, "device-refused", "does the clock of one of the hosts go wrong?".to_owned())
+        }
+        Fault::MissingScope(_) => {
+            Meaning(Exit::Auth, "missing-scope", format!("agent-mesh pair --to {prefix}"))
+        }
+        _ => Meaning(
+            Exit::Auth,
+            "refused",
+            format!("agent-mesh doctor --to {prefix} shows at which step, and what helps"),
+        ),
+    }
 }
 
 /// What the peer's policy says. What passes by itself is no refusal of us.
