@@ -44,7 +44,7 @@ impl Sender {
             connect_timeout: Duration::from_secs(5),
             plain_text: PlainText::PrivateAddresses,
         };
-        Ok(Self { mesh: Mesh::new(config), teammate: home.teammate()?.name })
+        Ok(Self { mesh: Mesh::new(config).keeping_connections(), teammate: home.teammate()?.name })
     }
 }
 
