@@ -44,6 +44,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// always has, and keeps it for the next reader: as many descriptors as there ever were readers at one time.
 const READERS: usize = 4;
 
+/// How many statements a connection keeps prepared: all there are. One message takes more than rusqlite's usual 16.
+const STATEMENTS: usize = 128;
+
 /// How often a file that another process is setting up is tried again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -247,6 +250,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
     let failed = |source| classify(path, source);
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     }

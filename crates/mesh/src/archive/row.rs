@@ -422,8 +422,9 @@ fn apply(
                 &[&seq, &at, &state.name(), reply, error],
             )?;
             if let Some(reply) = reply {
-                let text: String =
-                    db.query_row("SELECT text FROM messages WHERE seq = ?1", [seq], |row| row.get(0))?;
+                let text: String = db
+                    .prepare_cached("SELECT text FROM messages WHERE seq = ?1")?
+                    .query_row([seq], |row| row.get(0))?;
                 index(db, seq, &text, Some(reply))?;
             }
             event(db, seq, at, state.name(), error.as_deref())

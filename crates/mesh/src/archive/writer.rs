@@ -113,7 +113,7 @@ fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> 
     let begun = connection
         .prepare_cached(survives.pragma())
         .and_then(|mut pragma| pragma.execute([]))
-        .and_then(|_| connection.execute_batch("BEGIN IMMEDIATE"));
+        .and_then(|_| run_cached(connection, "BEGIN IMMEDIATE"));
     for write in batch {
         let own = match &begun {
             Err(error) => Err(copy(error)),
@@ -122,17 +122,23 @@ fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> 
         waiting.push((write.done, own));
     }
     begun?;
-    connection.execute_batch("COMMIT").inspect_err(|_| {
+    run_cached(connection, "COMMIT").inspect_err(|_| {
         let _ = connection.execute_batch("ROLLBACK");
     })
 }
 
 fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
-    connection.execute_batch("SAVEPOINT one")?;
+    run_cached(connection, "SAVEPOINT one")?;
     let result = job(connection);
-    let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
-    connection.execute_batch(end)?;
+    if result.is_err() {
+        run_cached(connection, "ROLLBACK TO one")?;
+    }
+    run_cached(connection, "RELEASE one")?;
     result
+}
+
+fn run_cached(connection: &Connection, sql: &str) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 /// SQLite's errors cannot be cloned; the code and the words can.
