@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
@@ -21,6 +22,7 @@ use crate::ui::Ui;
 fn main() -> ExitCode {
     // Every file we create holds secrets or private talk.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    raise_descriptor_limit();
     let env = Env::of_process();
     let argv: Vec<_> = env.args().collect();
     let cli = match Cli::try_parse_from(&argv) {
@@ -32,6 +34,22 @@ fn main() -> ExitCode {
     match run(cli, env, &mut ui) {
         Ok(exit) => exit.into(),
         Err(error) => ui.failure(name, error).into(),
+    }
+}
+
+/// Lets us have as many connections as we may: usually 1,024 are given, and far more are allowed.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // More than there are ports are of no use, and a child of ours that closes all it could have would take long. macOS
+    // grants 10,240, whatever it says.
+    for wanted in [65_536, 10_240] {
+        let wanted = limit.maximum.map_or(wanted, |most| most.min(wanted));
+        if limit.current.is_none_or(|current| current >= wanted) {
+            return;
+        }
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).is_ok() {
+            return;
+        }
     }
 }
 

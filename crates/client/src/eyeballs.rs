@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::endpoint::{Endpoint, is_private};
 use crate::error::ConnectError;
@@ -15,6 +15,9 @@ use crate::trace::{Step, Trace};
 
 /// How long an attempt has before the next one begins beside it: what RFC 8305 recommends. One that fails makes room at once.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
+
+/// How long a connection waits for a file descriptor: among many, another one is over soon.
+const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
 /// What it takes to reach an address.
 pub(crate) trait Network: Sync {
@@ -40,8 +43,21 @@ impl Network for System {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+        let give_up = Instant::now() + NO_DESCRIPTOR;
+        loop {
+            match TcpStream::connect(address).await {
+                Err(error) if has_no_descriptor(&error) && Instant::now() < give_up => {
+                    sleep(NO_DESCRIPTOR / 20).await;
+                }
+                done => return done,
+            }
+        }
     }
+}
+
+/// Whether this process (EMFILE), or the system (ENFILE), has no descriptor left: the numbers of Linux and macOS.
+fn has_no_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// Something that was begun and is over.

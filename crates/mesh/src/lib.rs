@@ -7,9 +7,12 @@
 
 pub mod archive;
 pub mod config;
+mod crowd;
+pub mod descriptors;
 pub mod device;
 pub mod error;
 pub mod fallback;
+mod gathered;
 pub mod git_exposure;
 pub mod guard;
 pub mod identity;

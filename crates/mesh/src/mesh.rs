@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openclaw_client::{Secret, TlsMemory};
 
@@ -10,6 +10,7 @@ use crate::archive::Archive;
 use crate::config::MeshConfig;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
+use crate::gathered::Gathered;
 use crate::guard::short_name;
 use crate::identity::{self, Identity};
 use crate::invite::{Asked, SentInvites};
@@ -25,7 +26,9 @@ pub struct Mesh {
     identity: OnceLock<Option<Identity>>,
     device: OnceLock<DeviceKey>,
     tokens: OnceLock<HashMap<String, Secret>>,
-    device_tokens: OnceLock<HashMap<String, DeviceToken>>,
+    device_tokens: OnceLock<DeviceTokens>,
+    /// Device tokens issued to us just now.
+    issued: Arc<Gathered<(String, DeviceToken)>>,
     archive: OnceLock<Archive>,
     pins: Pins,
     /// Whose gateways refused what we showed, by lower-case prefix.
@@ -33,6 +36,14 @@ pub struct Mesh {
     tls: TlsMemory,
     /// The connections that are kept from one operation to the next, if any are.
     pool: Option<Pool>,
+}
+
+/// What the file of device tokens holds, by lower-case prefix.
+struct DeviceTokens {
+    /// The tokens for the device key we have now.
+    ours: HashMap<String, DeviceToken>,
+    /// Who issued a token, to whatever device.
+    issuers: HashSet<String>,
 }
 
 impl Mesh {
@@ -48,6 +59,7 @@ impl Mesh {
             device: OnceLock::new(),
             tokens: OnceLock::new(),
             device_tokens: OnceLock::new(),
+            issued: Arc::default(),
             archive: OnceLock::new(),
             refused: Mutex::default(),
             tls: TlsMemory::default(),
@@ -224,12 +236,40 @@ impl Mesh {
     /// # Errors
     /// When the file, or the device key, cannot be used.
     pub fn device_token(&self, email_prefix: &str) -> Result<Option<&DeviceToken>, MeshError> {
-        let tokens = once(&self.device_tokens, || match self.device_id()? {
-            Some(id) => Ok(self.device_token_store().all(&id)?),
-            // Without a key no token can be ours; none is made just to find that out.
-            None => Ok(HashMap::new()),
-        })?;
-        Ok(tokens.get(&email_prefix.to_lowercase()))
+        Ok(self.device_tokens()?.ours.get(&email_prefix.to_lowercase()))
+    }
+
+    /// Whether a peer's gateway gave a token to a device of ours, be it the one we have now or another.
+    pub(crate) fn has_issued(&self, email_prefix: &str) -> Result<bool, MeshError> {
+        Ok(self.device_tokens()?.issuers.contains(&email_prefix.to_lowercase()))
+    }
+
+    fn device_tokens(&self) -> Result<&DeviceTokens, MeshError> {
+        once(&self.device_tokens, || {
+            let store = self.device_token_store();
+            let ours = match self.device_id()? {
+                Some(id) => store.all(&id)?,
+                // Without a key no token can be ours; none is made just to find that out.
+                None => HashMap::new(),
+            };
+            Ok(DeviceTokens { ours, issuers: store.prefixes()?.into_iter().collect() })
+        })
+    }
+
+    /// Keeps the token that a peer's gateway issued to our device.
+    pub(crate) fn keep_device_token(&self, email_prefix: &str, token: DeviceToken) -> Result<(), MeshError> {
+        if self.issued.add((email_prefix.to_owned(), token)) {
+            self.issued.write(|issued| self.device_token_store().set_all(issued))?;
+        }
+        Ok(())
+    }
+
+    /// Lets what many gateways say of themselves, and the tokens they issue, gather for a while before they are written:
+    /// see [`MeetingMany`].
+    pub(crate) fn meeting_many(&self) -> MeetingMany<'_> {
+        self.pins.meeting_many();
+        self.issued.begin();
+        MeetingMany { mesh: self }
     }
 
     /// Whether a peer's gateway refused our credential before, in this run.
@@ -298,6 +338,39 @@ impl Mesh {
     #[must_use]
     pub fn device_token_store(&self) -> DeviceTokenStore {
         DeviceTokenStore::new(self.config.state_dir.join("device-tokens.json"))
+    }
+}
+
+/// Many gateways are met at once: their files are written every few seconds and when this ends, and not for each of
+/// them. Who is killed in between meets them again for the first time.
+pub(crate) struct MeetingMany<'a> {
+    mesh: &'a Mesh,
+}
+
+impl MeetingMany<'_> {
+    /// Writes down who was met, and what they issued.
+    pub(crate) async fn keep(self) -> Result<(), MeshError> {
+        self.mesh.pins.write().await?;
+        let (issued, store) = (Arc::clone(&self.mesh.issued), self.mesh.device_token_store());
+        let written = tokio::task::spawn_blocking(move || issued.write(|issued| store.set_all(issued)));
+        match written.await {
+            Ok(result) => Ok(result?),
+            Err(gone) => std::panic::resume_unwind(gone.into_panic()),
+        }
+    }
+}
+
+impl Drop for MeetingMany<'_> {
+    fn drop(&mut self) {
+        self.mesh.pins.met_many();
+        self.mesh.issued.end();
+        // Nothing waits here unless the operation was broken off.
+        let pins = self.mesh.pins.write_now().map_err(MeshError::from);
+        let store = self.mesh.device_token_store();
+        let issued = self.mesh.issued.write(|issued| store.set_all(issued)).map_err(MeshError::from);
+        if let Err(error) = pins.and(issued) {
+            tracing::warn!(%error, "gateways that were met are not remembered");
+        }
     }
 }
 

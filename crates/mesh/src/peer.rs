@@ -1,8 +1,11 @@
 //! One teammate, ready to be called.
 
+use std::sync::Arc;
+
 use openclaw_client::{ConnectError, DialOptions, Endpoint, Exposure, Fingerprint};
 
 use crate::config::PlainText;
+use crate::crowd::Turn;
 use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::pins::{Mark, PinnedBy};
@@ -20,6 +23,8 @@ pub struct Peer {
     pub(crate) dial: DialOptions,
     /// The A2A endpoint, for a message that goes there in place of a gateway.
     pub(crate) a2a: Option<String>,
+    /// Where it is one of many.
+    pub(crate) turn: Option<Arc<Turn>>,
     pinned_by: PinnedBy,
 }
 
@@ -47,7 +52,7 @@ impl Peer {
             dial.private_only |= only;
             dial.alternatives.push(second);
         }
-        Ok(Self { to, endpoint, dial, a2a: None, pinned_by })
+        Ok(Self { to, endpoint, dial, a2a: None, turn: None, pinned_by })
     }
 
     /// Prepares a message by this route. Touches no network.
@@ -72,13 +77,18 @@ impl Peer {
             return Err(MeshError::PlainText { endpoint: url.to_owned() });
         }
         let a2a = Some(url.to_owned());
-        Ok(Self { to, endpoint, dial: DialOptions::default(), a2a, pinned_by: PinnedBy::Us })
+        Ok(Self { to, endpoint, dial: DialOptions::default(), a2a, turn: None, pinned_by: PinnedBy::Us })
     }
 
     /// Where it is, for people.
     #[must_use]
     pub fn address(&self) -> String {
         self.a2a.clone().unwrap_or_else(|| self.endpoint.to_string())
+    }
+
+    /// The same, as one of many.
+    pub(crate) fn in_turn(self, turn: Arc<Turn>) -> Self {
+        Self { turn: Some(turn), ..self }
     }
 
     /// The same, where somebody else said what certificate to expect.

@@ -6,9 +6,9 @@
 //! for changes every few weeks, and one that nobody vouches for is no proof on the first day.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fmt, mem};
 
 use jiff::Timestamp;
 use openclaw_client::Fingerprint;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::gathered::Gathered;
 use crate::private_file::{self, PrivateFileError};
 
 /// Why what we know of gateways could not be read or kept.
@@ -133,21 +134,14 @@ pub struct Pins {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    known: Mutex<Known>,
-    /// Held by the thread that writes the file.
-    writing: Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// The file's content, once it was read.
-    pins: Option<BTreeMap<String, Pin>>,
+    /// What we know, once the file was read.
+    known: Mutex<Option<BTreeMap<String, Pin>>>,
     /// Gateways met since, which are not in the file yet.
-    met: Vec<(String, Met)>,
+    met: Gathered<(String, Met)>,
 }
 
 /// What a gateway process said of itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Met {
     boot_id: Option<String>,
     identity: Option<GatewayIdentity>,
@@ -156,7 +150,7 @@ struct Met {
 impl Pins {
     /// What this file knows; it need not exist. Reads nothing yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let shared = Shared { path: path.into(), known: Mutex::default(), writing: Mutex::default() };
+        let shared = Shared { path: path.into(), known: Mutex::default(), met: Gathered::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -194,16 +188,41 @@ impl Pins {
         boot_id: Option<&str>,
         identity: Option<GatewayIdentity>,
     ) -> Result<Pin, PinsError> {
+        let key = email_prefix.to_lowercase();
         let met = Met { boot_id: boot_id.map(str::to_owned), identity };
-        self.shared.lock().met.push((email_prefix.to_lowercase(), met));
+        if !self.shared.met.add((key.clone(), met.clone())) {
+            return self.shared.with_pins(|pins| met.enter(pins, &key).clone());
+        }
+        self.write().await?;
+        self.get(email_prefix)
+    }
+
+    /// Many gateways are about to be met. What they say of themselves is known at once, and from here on in the file only
+    /// when [`Pins::write`] returns, or some seconds later; until [`Pins::met_many`].
+    pub(crate) fn meeting_many(&self) {
+        self.shared.met.begin();
+    }
+
+    /// They were met.
+    pub(crate) fn met_many(&self) {
+        self.shared.met.end();
+    }
+
+    /// Writes down who was met.
+    ///
+    /// # Errors
+    /// [`PinsError`] when the file is refused, malformed or cannot be written.
+    pub(crate) async fn write(&self) -> Result<(), PinsError> {
         let shared = Arc::clone(&self.shared);
-        // A broadcast meets many gateways at once: what gathers while one thread writes goes out with the next write.
-        let written = tokio::task::spawn_blocking(move || shared.write_met()).await;
-        match written {
-            Ok(result) => result?,
+        match tokio::task::spawn_blocking(move || shared.write_met()).await {
+            Ok(result) => result,
             Err(gone) => std::panic::resume_unwind(gone.into_panic()),
         }
-        self.get(email_prefix)
+    }
+
+    /// The same, on this thread.
+    pub(crate) fn write_now(&self) -> Result<(), PinsError> {
+        self.shared.write_met()
     }
 
     /// Keeps the certificate that a teammate's gateway must show.
@@ -237,39 +256,44 @@ impl Pins {
     }
 }
 
+impl Met {
+    /// An identity that is known stays.
+    fn enter<'a>(&self, pins: &'a mut BTreeMap<String, Pin>, key: &str) -> &'a Pin {
+        let pin = pins.entry(key.to_owned()).or_default();
+        pin.boot_id.clone_from(&self.boot_id);
+        if let (None, Some(new)) = (&pin.identity, &self.identity) {
+            let GatewayIdentity { device_id, public_key } = new.clone();
+            pin.identity = Some(PinnedIdentity { device_id, public_key, since: Timestamp::now() });
+        }
+        pin
+    }
+}
+
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<String, Pin>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_pins<T>(&self, look: impl FnOnce(&BTreeMap<String, Pin>) -> T) -> Result<T, PinsError> {
+    fn with_pins<T>(&self, look: impl FnOnce(&mut BTreeMap<String, Pin>) -> T) -> Result<T, PinsError> {
         let mut known = self.lock();
-        if known.pins.is_none() {
-            let bytes = private_file::read(&self.path)?;
-            known.pins = Some(parse(&self.path, bytes.as_deref().map(Vec::as_slice))?.pins);
-        }
-        Ok(look(known.pins.as_ref().unwrap_or(&BTreeMap::new())))
+        let pins = match known.take() {
+            Some(pins) => pins,
+            None => {
+                let bytes = private_file::read(&self.path)?;
+                parse(&self.path, bytes.as_deref().map(Vec::as_slice))?.pins
+            }
+        };
+        Ok(look(known.insert(pins)))
     }
 
-    /// Writes what was met so far. A caller that waited for its turn often finds that somebody else wrote its part.
     fn write_met(&self) -> Result<(), PinsError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let met = mem::take(&mut self.lock().met);
-        if met.is_empty() {
-            return Ok(());
-        }
-        self.edit(|pins| {
-            for (key, Met { boot_id, identity }) in met {
-                let pin = pins.entry(key).or_default();
-                let new = identity.map(|GatewayIdentity { device_id, public_key }| PinnedIdentity {
-                    device_id,
-                    public_key,
-                    since: Timestamp::now(),
-                });
-                pin.boot_id = boot_id;
-                pin.identity = pin.identity.take().or(new);
-            }
-            true
+        self.met.write(|met| {
+            self.edit(|pins| {
+                for (key, met) in met {
+                    met.enter(pins, key);
+                }
+                true
+            })
         })
     }
 
@@ -283,7 +307,12 @@ impl Shared {
             pins = file.pins;
             Ok::<_, PinsError>(json)
         })?;
-        self.lock().pins = Some(pins);
+        let mut known = self.lock();
+        // Met while the file was being written.
+        for (key, met) in &*self.met.waiting() {
+            met.enter(&mut pins, key);
+        }
+        *known = Some(pins);
         Ok(())
     }
 }

@@ -75,6 +75,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
     if args.dry_run {
         return show_plans(&mesh, &request, ui);
     }
+    super::mind_descriptors(request.selection.of(&mesh)?.len(), ui);
     let mut watch = Tally::new(ui);
     let interrupted = Cell::new(false);
     let ctrl_c = async {

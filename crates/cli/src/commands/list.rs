@@ -54,6 +54,7 @@ pub async fn run(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
 /// One look, with the files as they are now.
 async fn look(args: &ListArgs, settings: &Settings, ui: &Ui) -> Result<(), CliError> {
     let mesh = super::open_with_registry(settings, args.insecure, ui)?;
+    super::mind_descriptors(mesh.registry()?.agents.len(), ui);
     let agents = list(&mesh).await?;
     let online = agents.iter().filter(|agent| agent.status == Status::Online).count();
     let now = args.watch.then(Timestamp::now);

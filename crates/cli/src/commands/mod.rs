@@ -28,6 +28,7 @@ pub mod wait;
 mod watch;
 pub mod whoami;
 
+use agent_team_mesh::descriptors::{self, Room};
 use agent_team_mesh::{Mesh, private_file};
 
 use crate::args::Command;
@@ -100,4 +101,17 @@ fn warn_of_inline_tokens(mesh: &Mesh, ui: &Ui) -> Result<(), CliError> {
         ));
     }
     Ok(())
+}
+
+/// Says so where not all of so many teammates can be called at once: then those that do not answer are waited for in
+/// groups, and not all together.
+fn mind_descriptors(teammates: usize, ui: &Ui) {
+    let Room { connections, limit } = descriptors::room();
+    if teammates > connections {
+        ui.note(format!(
+            "{connections} of {teammates} teammates are called at once, since no more than {limit} files may be open: \
+             those that do not answer take longer; raise it with ulimit -n {}",
+            teammates.saturating_add(limit - connections).next_multiple_of(1024)
+        ));
+    }
 }

@@ -21,6 +21,7 @@ mod guards;
 mod invite;
 mod list_ping;
 mod loops;
+mod many;
 mod mcp;
 mod model;
 mod named;

@@ -128,6 +128,18 @@ impl Call {
         self
     }
 
+    /// With no more than so many files open at once; `hard` says that it may not allow itself more.
+    pub fn descriptors(mut self, most: usize, hard: bool) -> Self {
+        let ulimit = if hard { "ulimit -n" } else { "ulimit -S -n" };
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(format!("{ulimit} {most} && exec \"$0\" \"$@\"")).arg(BINARY).args(&self.args);
+        shell.env_clear().current_dir(&self.home).kill_on_drop(true);
+        let env = self.command.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)));
+        shell.envs(env).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command = shell;
+        self
+    }
+
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
         self.command.stdin(Stdio::piped());

@@ -1,13 +1,16 @@
 //! Say one thing to many agents at once.
 
 use std::pin::pin;
+use std::sync::Arc;
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::let_go::let_go;
 use super::send::{Plan, SendRequest, plan, send_planned};
+use crate::crowd::{Crowd, Turn};
+use crate::descriptors;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::progress::{Observer, Progress, Unobserved};
@@ -21,7 +24,7 @@ pub struct BroadcastRequest {
     pub send: SendRequest,
     /// Which teammates.
     pub selection: Selection,
-    /// How many connections at once.
+    /// To how many at once. A gateway that is silent does not count until it answers: it keeps nobody waiting.
     pub concurrency: usize,
     /// Stop as soon as so many replied. What is under way then stays with those who have it.
     pub enough: Option<usize>,
@@ -92,14 +95,11 @@ pub async fn broadcast(
         plan.allowance.chorus_of = first.clone().filter(|first| *first != plan.id);
     }
     let untold: Vec<Record> = plans.iter().map(Plan::untold).collect();
-    let mut running = stream::iter(
-        plans
-            .into_iter()
-            .enumerate()
-            // Boxed for those who need a future that is `Send`: the compiler does not see that this one is, without.
-            .map(|(place, plan)| async move { (place, send_one(mesh, plan, &request.send).await) }.boxed()),
-    )
-    .buffer_unordered(request.concurrency.max(1));
+    let meeting = mesh.meeting_many();
+    let crowd = Crowd::new(request.concurrency, descriptors::room().connections);
+    // Boxed for those who need a future that is `Send`: the compiler does not see that this one is, without.
+    let send = |plan, turn| send_one(mesh, plan, turn, &request.send).boxed();
+    let mut running = Box::pin(crowd.each(plans, send));
     let mut records: Vec<Option<Record>> = untold.iter().map(|_| None).collect();
     let mut missing = request.enough.unwrap_or(usize::MAX);
     let mut stop = pin!(stop);
@@ -117,6 +117,9 @@ pub async fn broadcast(
         }
     }
     drop(running);
+    if let Err(error) = meeting.keep().await {
+        tracing::warn!(%error, "gateways that were met are not remembered");
+    }
     let mut results = Vec::with_capacity(records.len());
     for (record, untold) in records.into_iter().zip(untold) {
         results.push(match record {
@@ -147,7 +150,8 @@ fn may_have_left(record: &Record) -> bool {
     }
 }
 
-async fn send_one(mesh: &Mesh, plan: Plan, request: &SendRequest) -> Record {
+async fn send_one(mesh: &Mesh, plan: Plan, turn: Arc<Turn>, request: &SendRequest) -> Record {
+    let plan = plan.in_turn(Arc::clone(&turn));
     let deadline = Instant::now() + request.timeout;
     let pool = mesh.pool();
     let record = send_planned(mesh, plan, request, deadline, &pool, &mut Unobserved).await;

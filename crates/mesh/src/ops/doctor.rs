@@ -6,11 +6,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::{StreamExt, future::join, stream};
+use futures_util::future::join;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::list::millis;
+use crate::crowd::Crowd;
+use crate::descriptors;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::private_file::shell_word;
@@ -22,7 +24,7 @@ mod local;
 mod peer;
 mod remedy;
 
-/// How many peers are looked at at once.
+/// How many peers that answer are looked at at once.
 const AT_ONCE: usize = 64;
 
 /// What was found, in the order in which things depend on each other.
@@ -167,8 +169,9 @@ impl Finding {
 /// `timeout` counts for our own gateway and for each peer from the moment its turn comes.
 pub async fn doctor(mesh: &Mesh, to: Option<&Agent>, timeout: Duration) -> Report {
     let mut checks = local::files(mesh);
-    let peers = stream::iter(patients(mesh, to)).map(|agent| peer::examine(mesh, agent, timeout));
-    let (own, peers) = join(own_gateway(mesh, timeout), peers.buffered(AT_ONCE).collect::<Vec<_>>()).await;
+    let peers = Crowd::new(AT_ONCE, descriptors::room().connections)
+        .all(patients(mesh, to), |agent, turn| peer::examine(mesh, agent, timeout, turn));
+    let (own, peers) = join(own_gateway(mesh, timeout), peers).await;
     let (own, own_clock) = own;
     let clocks: Vec<_> = peers.iter().filter_map(|examined| examined.clock.clone()).collect();
     checks.push(own);

@@ -1,18 +1,24 @@
 //! Who is in the team, and whose gateway answers.
 
-use futures_util::{FutureExt, StreamExt, stream};
-use openclaw_client::{Link, Trace};
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use openclaw_client::{ConnectError, Trace};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::crowd::{Crowd, Turn};
+use crate::descriptors;
 use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::registry::Agent;
+use crate::route::gateway;
 use crate::sync::LastSync;
 
-/// How many gateways are asked at once: all of a usual team, and well below the usual limit of 1,024 descriptors.
-const AT_ONCE: usize = 256;
+/// How many gateways are dialled at once: what the queue of a listening socket usually holds, since a whole team may live
+/// on one host.
+const AT_ONCE: usize = 512;
 
 /// One teammate.
 #[derive(Debug, Clone, Serialize)]
@@ -69,7 +75,7 @@ impl Status {
 }
 
 /// Asks every gateway for its challenge; shows no credential. In registry order. Dead peers cost one connect timeout
-/// together, up to 256 of them.
+/// together, as far as there are [`descriptors`].
 ///
 /// # Errors
 /// When the registry or a tokens file cannot be used.
@@ -79,10 +85,9 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<Listed>, MeshError> {
     mesh.shared_token("")?;
     mesh.device_token("")?;
     let last = last_sync(mesh);
-    // Collected and boxed for those who need a future that is `Send`: else the compiler does not see that this one is.
-    let looks: Vec<_> = agents.iter().map(|agent| look_at(mesh, agent).boxed()).collect();
-    let rows = stream::iter(looks).buffered(AT_ONCE);
-    let mut rows: Vec<Listed> = rows.collect().await;
+    // Boxed for those who need a future that is `Send`: the compiler does not see that this one is, without.
+    let look = |agent, turn| look_at(mesh, agent, turn).boxed();
+    let mut rows = Crowd::new(AT_ONCE, descriptors::room().connections).all(agents, look).await;
     for (row, agent) in rows.iter_mut().zip(agents) {
         row.older_than_sync = last.as_ref().is_some_and(|last| last.is_newer_than_address_of(agent));
     }
@@ -95,7 +100,7 @@ pub fn last_sync(mesh: &Mesh) -> Option<LastSync> {
     LastSync::load(&mesh.sync_folder(), &mesh.config().registry)
 }
 
-async fn look_at(mesh: &Mesh, agent: &Agent) -> Listed {
+async fn look_at(mesh: &Mesh, agent: &Agent, turn: Arc<Turn>) -> Listed {
     let paired = mesh.device_token(&agent.email_prefix).ok().flatten().is_some();
     let token = paired || mesh.shared_token(&agent.email_prefix).ok().flatten().is_some();
     let mut row = Listed {
@@ -116,17 +121,10 @@ async fn look_at(mesh: &Mesh, agent: &Agent) -> Listed {
         Err(error) => return Listed { reason: Some(error.to_string()), ..row },
     };
     row.address = Some(peer.endpoint.to_string());
-    let start = Instant::now();
-    let deadline = start + mesh.config().connect_timeout;
-    let mut trace = Trace::default();
-    let answered = async {
-        let link = Link::dial(&peer.endpoint, &peer.dial, deadline, &mut trace).await?;
-        link.challenge(deadline, &mut trace).await.map(drop)
-    };
-    match answered.await {
-        Ok(()) => {
+    match turn.lend(answer(mesh, &peer)).await.0 {
+        Ok(latency_ms) => {
             row.status = Status::Online;
-            row.latency_ms = Some(millis(start.elapsed()));
+            row.latency_ms = Some(latency_ms);
         }
         Err(error) => {
             row.status = Status::Unreachable;
@@ -134,6 +132,14 @@ async fn look_at(mesh: &Mesh, agent: &Agent) -> Listed {
         }
     }
     row
+}
+
+/// How many milliseconds it takes until a gateway has sent its challenge.
+async fn answer(mesh: &Mesh, peer: &Peer) -> Result<f64, ConnectError> {
+    let start = Instant::now();
+    let deadline = start + mesh.config().connect_timeout;
+    gateway::challenge(mesh, peer, deadline, &mut Trace::default()).await?;
+    Ok(millis(start.elapsed()))
 }
 
 /// Milliseconds to three places.

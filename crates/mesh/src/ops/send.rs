@@ -1,5 +1,7 @@
 //! Say something to one teammate's agent and await its reply.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use openclaw_client::protocol::attribution::{Chain, Header};
 use serde::Serialize;
@@ -7,6 +9,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::archive::{Allowance, Archive, ArchiveError, Direction, NewMessage};
+use crate::crowd::Turn;
 use crate::error::MeshError;
 use crate::fallback::ImFallback;
 use crate::guard::{Caller, Refusal, Speaker};
@@ -116,6 +119,11 @@ impl Plan {
             warning: None,
             error: None,
         }
+    }
+
+    /// This plan, as one of many.
+    pub(super) fn in_turn(self, turn: Arc<Turn>) -> Self {
+        Self { peer: self.peer.map(|peer| peer.in_turn(turn)), ..self }
     }
 
     /// This plan, if no guard speaks against its recipient.

@@ -83,3 +83,38 @@ fn fields_of_others_survive_and_a_damaged_file_is_no_first_contact() {
     let damaged = Pins::new(pins.path());
     assert!(matches!(damaged.get("bob"), Err(PinsError::Malformed { .. })));
 }
+
+/// A broadcast to thousands met them one by one, and wrote a file of thousands each time.
+#[tokio::test]
+async fn many_met_in_a_row_are_known_at_once_and_written_together() {
+    let (_folder, pins) = pins();
+    let written = || on_disk(&pins)["pins"].as_object().unwrap().len();
+    pins.meeting_many();
+    for n in 0..50 {
+        let met = pins.meet(&format!("peer-{n}"), Some("boot"), identity("a")).await.unwrap();
+        assert_eq!(
+            (pins.get(&format!("peer-{n}")).unwrap(), written()),
+            (met, 1),
+            "the first shows that it can be"
+        );
+    }
+    let other = pins.meet("peer-7", Some("boot-2"), identity("b")).await.unwrap();
+    assert_eq!(other.identity.unwrap().device_id, "a".repeat(64), "what is known is not replaced");
+    pins.write().await.unwrap();
+    pins.met_many();
+    assert_eq!(written(), 50);
+    assert_eq!(on_disk(&pins)["pins"]["peer-7"]["bootId"], "boot-2");
+    pins.meet("late", Some("boot"), identity("a")).await.unwrap();
+    assert_eq!(written(), 51);
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_is_written_with_the_next() {
+    let (folder, pins) = pins();
+    // A file where the folder should be.
+    std::fs::write(folder.path().join("state"), "").unwrap();
+    assert!(pins.meet("bob", Some("boot"), identity("a")).await.is_err());
+    std::fs::remove_file(folder.path().join("state")).unwrap();
+    pins.meet("carol", Some("boot"), identity("a")).await.unwrap();
+    assert_eq!(on_disk(&pins)["pins"].as_object().unwrap().len(), 2);
+}

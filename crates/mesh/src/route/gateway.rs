@@ -23,7 +23,7 @@ pub(crate) fn credential(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshErr
     if let Some(token) = mesh.device_token(&peer.to.email_prefix)? {
         return Ok(Credential::Device(token.token.clone()));
     }
-    if mesh.device_token_store().prefixes()?.contains(&peer.to.email_prefix.to_lowercase()) {
+    if mesh.has_issued(&peer.to.email_prefix)? {
         return Err(MeshError::TokenOfAnotherDevice { to: peer.to.clone() });
     }
     let shared = mesh.shared_token(&peer.to.email_prefix)?;
@@ -170,16 +170,25 @@ async fn dial(
 }
 
 /// Dials and waits for the challenge. Until it came, the connect timeout is in force too: an address where nobody lives
-/// must not use up the time meant for the reply.
+/// must not use up the time meant for the reply, nor the turn of another peer.
 pub(crate) async fn challenge(
     mesh: &Mesh,
     peer: &Peer,
     deadline: Instant,
     trace: &mut Trace,
 ) -> Result<Challenged, ConnectError> {
-    let early = deadline.min(Instant::now() + mesh.config().connect_timeout);
-    let link = Link::dial(&peer.endpoint, &peer.dial, early, trace).await?;
-    link.challenge(early, trace).await
+    loop {
+        let dialled = async {
+            let early = deadline.min(Instant::now() + mesh.config().connect_timeout);
+            let link = Link::dial(&peer.endpoint, &peer.dial, early, trace).await?;
+            link.challenge(early, trace).await
+        };
+        let Some(turn) = &peer.turn else { return dialled.await };
+        match turn.lend(dialled).await {
+            (Ok(_), true) => trace.steps.clear(),
+            (answer, _) => return answer,
+        }
+    }
 }
 
 /// Keeps the token that a gateway gave our device, if it is another than we have shown.
@@ -195,15 +204,12 @@ pub(crate) fn keep_device_token(
     if matches!(shown, Credential::Device(known) if *known == token) {
         return Ok(());
     }
-    mesh.device_token_store().set(
-        &peer.to.email_prefix,
-        &DeviceToken {
-            token,
-            device_id: mesh.device()?.id().to_owned(),
-            scopes: granted.scopes.clone(),
-            issued_at: Timestamp::now(),
-            url: peer.endpoint.to_string(),
-        },
-    )?;
-    Ok(())
+    let token = DeviceToken {
+        token,
+        device_id: mesh.device()?.id().to_owned(),
+        scopes: granted.scopes.clone(),
+        issued_at: Timestamp::now(),
+        url: peer.endpoint.to_string(),
+    };
+    mesh.keep_device_token(&peer.to.email_prefix, token)
 }

@@ -76,10 +76,19 @@ impl DeviceTokenStore {
     /// # Errors
     /// [`SecretsError`] when the token is unusable, or the file is refused, malformed or cannot be written.
     pub fn set(&self, email_prefix: &str, token: &DeviceToken) -> Result<(), SecretsError> {
-        let key = email_prefix.to_lowercase();
-        checked(token.token.expose(), &key)?;
+        self.set_all(&[(email_prefix.to_owned(), token.clone())])
+    }
+
+    /// Keeps the tokens that peers issued, all or none.
+    ///
+    /// # Errors
+    /// As [`DeviceTokenStore::set`].
+    pub(crate) fn set_all(&self, issued: &[(String, DeviceToken)]) -> Result<(), SecretsError> {
+        for (email_prefix, token) in issued {
+            checked(token.token.expose(), &email_prefix.to_lowercase())?;
+        }
         PrefixMap::edit(&self.path, |tokens| {
-            tokens.insert(key, Row::from(token));
+            tokens.extend(issued.iter().map(|(prefix, token)| (prefix.to_lowercase(), Row::from(token))));
             true
         })
     }

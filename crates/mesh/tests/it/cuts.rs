@@ -11,7 +11,7 @@ use agent_team_mesh::registry::Via;
 use futures_util::future::join_all;
 use tokio::time::{Duration, Instant};
 
-use crate::team::{Team, message};
+use crate::team::{SOON, TOKEN, Team, message};
 
 /// What is certain when the connection ends there and none follows.
 fn certain(cut: Cut) -> State {
@@ -171,4 +171,17 @@ async fn a_mute_server_costs_the_connect_timeout_only() {
     let record = team.send("bob", &message("hello", Duration::from_secs(60))).await;
     assert_eq!(record.state, State::Unreachable, "{record:?}");
     assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+/// The token that came with the first connection was read back from the file, and taken for that of another device.
+#[tokio::test]
+async fn a_connection_that_brought_a_device_token_is_made_again_when_it_is_lost() {
+    let script = Script::new()
+        .shared_token(TOKEN)
+        .issues_device_token("tok-device")
+        .fault(Fault::new(Cut::AfterAccepted, How::Drop).on_connection(1));
+    let (team, bob) = Team::with_bob(script).await;
+    let record = team.send("bob", &message("hello", SOON)).await;
+    assert_eq!(record.state, State::Replied, "{record:?}");
+    assert_eq!((bob.connects(), bob.ledger().total()), (2, 1));
 }

@@ -3,11 +3,13 @@
 use agent_mesh_testkit::{FakeGateway, Reply, Script};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast};
-use agent_team_mesh::progress::{Observer, Progress};
+use agent_team_mesh::ops::list::{Status, list};
+use agent_team_mesh::progress::{Observer, Progress, Unobserved};
 use agent_team_mesh::record::State;
-use tokio::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::{Duration, Instant};
 
-use crate::team::{SOON, Team, message, nobody};
+use crate::team::{SOON, TOKEN, Team, message, nobody};
 
 /// Writes down in which order peers are done.
 #[derive(Default)]
@@ -80,4 +82,93 @@ async fn selections_name_teammates_as_to_does() {
     assert_eq!(chosen(&["dan", "BOB"], &[]).unwrap(), ["Bob", "Dan"]);
     assert_eq!(chosen(&[], &["car"]).unwrap(), ["Bob", "Dan"]);
     assert!(matches!(chosen(&["eve"], &[]), Err(MeshError::Lookup(_))));
+}
+
+/// A gateway that takes connections and never says a word, as long as this lives.
+struct Silent(TcpListener);
+
+impl Silent {
+    async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}", self.0.local_addr().unwrap())
+    }
+}
+
+/// Names that live as long as the test.
+fn names(what: &str, count: usize) -> Vec<&'static str> {
+    (0..count).map(|n| &*format!("{what}{n}").leak()).collect()
+}
+
+/// In groups of 256 they cost one for each group.
+#[tokio::test(start_paused = true)]
+async fn all_silent_peers_cost_list_one_connect_timeout() {
+    let (silent, bob) = (Silent::start().await, FakeGateway::start(Script::new()).await);
+    let silent_names = names("Silent", 700);
+    let mut peers: Vec<(&str, String)> = silent_names.iter().map(|name| (*name, silent.url())).collect();
+    for (place, name) in names("Live", 20).into_iter().enumerate() {
+        peers.insert(place * 30, (name, bob.url()));
+    }
+    let team = Team::new(peers.clone());
+    let start = Instant::now();
+    let rows = list(&team.mesh).await.unwrap();
+    let timeout = team.mesh.config().connect_timeout;
+    assert!(start.elapsed() < timeout * 3 / 2, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= timeout);
+    let found: Vec<(&str, bool)> =
+        rows.iter().skip(1).map(|row| (row.name.as_str(), row.status == Status::Online)).collect();
+    let expected: Vec<(&str, bool)> = peers.iter().map(|(name, url)| (*name, *url == bob.url())).collect();
+    assert_eq!(found, expected);
+}
+
+/// With one turn: the dead used to hold it for a connect timeout each.
+#[tokio::test]
+async fn a_broadcast_does_not_wait_for_the_dead_before_it_goes_on() {
+    let (silent, bob) = (Silent::start().await, FakeGateway::start(Script::new()).await);
+    let team = Team::new([
+        ("Dead1", silent.url()),
+        ("Dead2", silent.url()),
+        ("Bob", bob.url()),
+        ("Dead3", silent.url()),
+        ("Carol", bob.url()),
+    ]);
+    for name in ["dead1", "dead2", "bob", "dead3", "carol"] {
+        team.token_for(name, TOKEN);
+    }
+    let mut order = Order::default();
+    let request = BroadcastRequest { concurrency: 1, ..request() };
+    let (_, records) = broadcast(&team.mesh, &request, std::future::pending(), &mut order).await.unwrap();
+    assert_eq!(order.0[..2], ["bob", "carol"]);
+    let states: Vec<State> = records.iter().map(|record| record.state).collect();
+    let (dead, live) = (State::Unreachable, State::Replied);
+    assert_eq!(states, [dead, dead, live, dead, live]);
+}
+
+/// Each rewrote the file with the tokens of all.
+#[tokio::test]
+async fn what_gateways_issue_in_a_broadcast_is_kept_at_its_end_also_if_it_is_broken_off() {
+    let script = || Script::new().shared_token(TOKEN).issues_device_token("tok-device");
+    let (quick, never) =
+        (FakeGateway::start(script()).await, FakeGateway::start(script().reply(|_| Reply::never())).await);
+    let peers = names("Peer", 40);
+    for (gateway, breaks_off) in [(&quick, false), (&never, true)] {
+        let team = Team::new(peers.iter().map(|name| (*name, gateway.url())));
+        peers.iter().for_each(|name| team.token_for(&name.to_lowercase(), TOKEN));
+        let (request, mut unobserved) = (request(), Unobserved);
+        let run = broadcast(&team.mesh, &request, std::future::pending(), &mut unobserved);
+        if breaks_off {
+            tokio::select! {
+                _ = run => panic!("nobody ever answers"),
+                () = gateway.until(|gateway| gateway.requests("agent").len() == peers.len()) => {}
+            }
+        } else {
+            assert_eq!(run.await.unwrap().1.len(), peers.len());
+        }
+        let ours = team.mesh.device().unwrap().id();
+        assert_eq!(team.mesh.device_token_store().all(ours).unwrap().len(), peers.len());
+        let team = team.next_run(|_| {});
+        assert_eq!(team.mesh.pins().all().unwrap().len(), peers.len());
+    }
 }

@@ -1,5 +1,6 @@
 //! One peer, from its address to its readiness.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openclaw_client::CallError;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use super::clock::Reading;
 use super::remedy::Remedies;
 use super::{Check, Finding, Fix, chain};
+use crate::crowd::Turn;
 use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::ops::probe::{Probe, StepReport, probe};
@@ -26,10 +28,10 @@ pub(super) struct Examined {
 }
 
 /// Looks how far we get with one peer. The first check that fails is the last.
-pub(super) async fn examine(mesh: &Mesh, agent: &Agent, timeout: Duration) -> Examined {
+pub(super) async fn examine(mesh: &Mesh, agent: &Agent, timeout: Duration, turn: Arc<Turn>) -> Examined {
     let to = To::from(agent);
     let looked = async {
-        let peer = Peer::new(mesh, agent)?;
+        let peer = Peer::new(mesh, agent)?.in_turn(turn);
         probe(mesh, &peer, Instant::now() + timeout).await
     };
     match looked.await {
