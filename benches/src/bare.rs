@@ -58,7 +58,7 @@ impl Line {
     /// # Errors
     /// When the gateway says no.
     pub async fn enter(&mut self, caller: &Caller) -> Result<(), Failure> {
-        self.call("connect", "connect", &connect(caller, &self.challenge)).await?;
+        self.call("connect", "connect", &connect_params(caller, &self.challenge)).await?;
         until(&mut self.socket, |frame| frame["id"] == "connect").await.map(drop)
     }
 
@@ -115,7 +115,9 @@ impl Line {
     }
 }
 
-fn connect(caller: &Caller, challenge: &Value) -> Value {
+/// What a `connect` says, signed.
+#[must_use]
+pub fn connect_params(caller: &Caller, challenge: &Value) -> Value {
     let public = caller.key.verifying_key();
     let id: String = Sha256::digest(public.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     let (nonce, at) =

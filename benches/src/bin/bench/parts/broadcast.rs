@@ -40,6 +40,9 @@ pub fn rows(places: &Places, size: Size) -> Result<Vec<Row>, Failure> {
     let found: Vec<Found> =
         teams.iter().map(|team| measure(places, &company, team)).collect::<Result<_, _>>()?;
     let mut rows: Vec<Row> = found.iter().flat_map(Found::rows).collect();
+    if size == Size::Full {
+        rows.extend(found.iter().map(Found::first_contact));
+    }
     if let ([small, ..], [.., large]) = (found.as_slice(), found.as_slice())
         && large.peers == 10_000
     {
@@ -104,10 +107,15 @@ impl Found {
                 .ratio(pair_by_pair(&self.own, &self.floor, cpu)),
             self.row(", lost or wrong replies of all rounds", self.lost as f64, "replies")
                 .must_hold("none", self.lost == 0),
-            self.row(", the first time: keys, pins, device tokens", wall(&self.first), "s")
-                .beside("the same later", seconds)
-                .note(format!("CPU {:.1} s, peak {:.0} MiB", cpu(&self.first), self.first.peak_mib())),
         ]
+    }
+
+    /// Once only: not what a short form is held to.
+    fn first_contact(&self) -> Row {
+        let seconds = |cost: &Cost| cost.wall_ms / 1e3;
+        self.row(", the first time: keys, pins, device tokens", seconds(&self.first), "s")
+            .beside("the same later", median_of(&self.own, seconds))
+            .note(format!("CPU {:.1} s, peak {:.0} MiB", self.first.cpu_ms / 1e3, self.first.peak_mib()))
     }
 
     fn row(&self, what: &str, value: f64, unit: &str) -> Row {

@@ -8,6 +8,7 @@ use crate::Size;
 use crate::places::Places;
 
 mod broadcast;
+mod code;
 mod list;
 mod nats;
 mod node;
@@ -32,6 +33,8 @@ pub enum Part {
     Nats,
     /// The bash skill, where BASH_SKILL says where its script is
     Skill,
+    /// Frames, archive and registry by themselves
+    Code,
     /// A network where each round trip takes a tenth of a second
     Slow,
     /// `serve`: memory, idle connections, calls a second
@@ -73,6 +76,7 @@ impl Part {
             (Self::Node, _) => node::rows(places, size),
             (Self::Nats, _) => nats::rows(places, size),
             (Self::Skill, _) => skill::rows(places),
+            (Self::Code, _) => code::rows(places),
             (Self::Slow, Size::Full) => program("slow", &[&product, "--json"]),
             (Self::Slow, Size::Short) => program("slow", &[&product, "--json", "--rounds", "3"]),
             (Self::Door, _) => program("door", &[&product]),
