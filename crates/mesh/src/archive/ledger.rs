@@ -257,9 +257,9 @@ impl<'a> Ledger<'a> {
 
     /// Writes the message down, and forgets what no limit looks back to.
     fn enter(&self) -> Result<(), rusqlite::Error> {
-        // The oldest come first in the table: a few at a time keep it as long as a day.
-        let old =
-            "DELETE FROM said WHERE at < ?1 AND rowid IN (SELECT rowid FROM said ORDER BY rowid LIMIT 8)";
+        // The oldest come first in the table: a few at a time keep it as long as a day. Their numbers as a range, since SQLite
+        // makes a table for a list.
+        let old = "DELETE FROM said WHERE at < ?1 AND rowid < 8 + (SELECT min(rowid) FROM said)";
         self.db.prepare_cached(old)?.execute([before(LONGEST_WINDOW)])?;
         let sql = "INSERT INTO said (at, speaker, peer, session, words, message, chorus)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
