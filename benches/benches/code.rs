@@ -107,8 +107,8 @@ fn archive(c: &mut Criterion) {
             let end = Step::Finished { state: State::Replied, reply: Some(REPLY.to_owned()), error: None };
             runtime.block_on(async {
                 archive.begin(message).await.unwrap();
-                archive.note_sent(None, &id, leaves).await.unwrap();
-                archive.note_sent(None, &id, end).await.unwrap();
+                archive.note(None, &id, leaves).await.unwrap();
+                archive.note(None, &id, end).await.unwrap();
             });
         });
     });
