@@ -197,7 +197,7 @@ async fn a_gateway_that_is_restarting_is_asked_again() {
     let kept = team.keep("hello").await;
     assert_eq!(kept.record.state, State::Queued, "{kept:?}");
     let wait = kept.next_try_at.unwrap().duration_since(jiff::Timestamp::now());
-    assert!(wait > jiff::SignedDuration::from_millis(800), "{wait:?}");
+    assert!(wait.is_positive(), "{wait:?}");
     let back = FakeGateway::start(Script::new()).await;
     assert_eq!(team.bob_at(&back.url()).flush().await, [State::Replied]);
 }
