@@ -31,6 +31,8 @@ pub(crate) struct Crowd {
 pub(crate) struct Turn {
     turns: Arc<Semaphore>,
     held: Mutex<Option<OwnedSemaphorePermit>>,
+    /// How long the peer stood ready and had to wait for others.
+    waited: Mutex<Duration>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -75,7 +77,12 @@ impl Crowd {
     async fn turn(&self) -> Turn {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
-        Turn { turns: Arc::clone(&self.turns), held: Mutex::new(turn), _place: place }
+        Turn {
+            turns: Arc::clone(&self.turns),
+            held: Mutex::new(turn),
+            waited: Mutex::default(),
+            _place: place,
+        }
     }
 }
 
@@ -92,7 +99,19 @@ impl Turn {
         let answer = answer.await;
         let answered = Instant::now();
         self.take_back().await;
-        (answer, answered.elapsed() >= STALE)
+        let waited = answered.elapsed();
+        *self.waited.lock().unwrap_or_else(PoisonError::into_inner) += waited;
+        (answer, waited >= STALE)
+    }
+
+    /// A deadline without the time that others took: nobody's message is late because of them.
+    pub(crate) fn extended(&self, deadline: Instant) -> Instant {
+        deadline + *self.waited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That time, for whoever moves the deadline for good: it counts once.
+    pub(crate) fn waited(&self) -> Duration {
+        std::mem::take(&mut *self.waited.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn give_away(&self) {

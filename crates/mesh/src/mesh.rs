@@ -106,12 +106,12 @@ impl Mesh {
     pub fn registry(&self) -> Result<&Registry, MeshError> {
         once(&self.registry, || {
             let mut registry = Registry::load(&self.config.registry)?;
-            registry.email_domains.push(self.config.identity.domain.clone());
-            // Where our own address is, our team's are, too. Whoever needs to know who we are hears what is wrong with it.
+            // Where our own address is, our team's are, too; without one, nobody said what the configured domain is good
+            // for. Whoever needs to know who we are hears what is wrong with it.
             if let Ok(Some(me)) = self.identity()
                 && let Some((_, domain)) = me.email.split_once('@')
             {
-                registry.email_domains.push(domain.to_owned());
+                registry.email_domains = vec![self.config.identity.domain.clone(), domain.to_owned()];
             }
             Ok(registry)
         })
@@ -128,7 +128,7 @@ impl Mesh {
             Err(MeshError::Registry(RegistryError::Missing { .. })
                 | MeshError::Lookup(LookupError::Unknown { .. }))
         );
-        match self.asked().called(name).filter(|_| is_missing) {
+        match is_missing.then(|| self.asked().called(name)).flatten() {
             Some((to, request)) => Err(MeshError::Asked { to, at: request.at }),
             None => found,
         }

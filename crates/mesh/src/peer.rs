@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use openclaw_client::{ConnectError, DialOptions, Endpoint, Exposure, Fingerprint};
+use tokio::time::{Duration, Instant};
 
 use crate::config::PlainText;
 use crate::crowd::Turn;
@@ -89,6 +90,16 @@ impl Peer {
     /// The same, as one of many.
     pub(crate) fn in_turn(self, turn: Arc<Turn>) -> Self {
         Self { turn: Some(turn), ..self }
+    }
+
+    /// How long it waited for its turn since this was asked.
+    pub(crate) fn waited(&self) -> Duration {
+        self.turn.as_ref().map(|turn| turn.waited()).unwrap_or_default()
+    }
+
+    /// A deadline without the time that it waited for its turn.
+    pub(crate) fn extended(&self, deadline: Instant) -> Instant {
+        self.turn.as_ref().map_or(deadline, |turn| turn.extended(deadline))
     }
 
     /// The same, where somebody else said what certificate to expect.

@@ -118,9 +118,10 @@ impl Pool {
                 }
                 Claim::Dial(dialling) => break dialling,
                 Claim::Wait(mut over) => {
-                    // Once. Whoever finds nothing then dials beside the others: many who call a dead gateway would else
-                    // find that out in turn.
-                    let _ = timeout_at(deadline, over.changed()).await;
+                    // Once, and for no longer than a dial takes: the other one may be patient. Whoever finds nothing then
+                    // dials beside the others: many who call a dead gateway would else find that out in turn.
+                    let enough = deadline.min(Instant::now() + mesh.config().connect_timeout);
+                    let _ = timeout_at(enough, over.changed()).await;
                     waited = true;
                 }
             }

@@ -193,7 +193,7 @@ fn cannot_serve(error: &BindError) -> CliError {
         Some(ErrorKind::AddrInUse) => {
             failure.hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
         }
-        _ => failure,
+        _ => failure.hint("agent-mesh doctor tells whether the state folder can be used"),
     }
 }
 

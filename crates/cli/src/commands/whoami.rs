@@ -10,7 +10,7 @@ use crate::ui::{Line, Ui, style};
 
 /// Show who I am to my team, and where that is known from
 ///
-/// Looks at --me, MESH_MY_EMAIL, USER.md and ~/sso.json, in this order. Needs no registry and no network; a registry or
+/// Looks at --me, MESH_MY_EMAIL, config.toml, USER.md and ~/sso.json, in this order. Needs no registry and no network; a registry or
 /// tokens file that is broken is told as a problem.
 #[derive(Debug, Args)]
 pub struct WhoamiArgs {}

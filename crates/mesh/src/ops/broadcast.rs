@@ -124,12 +124,22 @@ pub async fn broadcast(
     for (record, untold) in records.into_iter().zip(untold) {
         results.push(match record {
             Some(record) => record,
-            // Nobody waits for it any more.
-            None => let_go(mesh, &untold.id, State::Skipped).await?.map_or(untold, |stored| stored.record),
+            None => so_far(mesh, untold).await,
         });
     }
-    count_once(mesh, first.as_deref(), &results).await?;
+    if let Err(error) = count_once(mesh, first.as_deref(), &results).await {
+        tracing::warn!(%error, "the broadcast is not counted");
+    }
     Ok((Uuid::now_v7(), results))
+}
+
+/// How far a message got that nobody waits for any more.
+async fn so_far(mesh: &Mesh, untold: Record) -> Record {
+    match let_go(mesh, &untold.id, State::Skipped).await {
+        Ok(stored) => stored.map_or(untold, |stored| stored.record),
+        // What the others got weighs more than that the log cannot say this: without it, all would be sent again.
+        Err(error) => Record { state: State::Unknown, error: Some(error), ..untold },
+    }
 }
 
 /// Where the first message, which stands for all in the limits, did not leave, another one does that did.

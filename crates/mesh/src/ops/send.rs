@@ -440,9 +440,9 @@ pub(super) async fn see_through(
                 return Err(error);
             }
             Err(Setback::Deadline) => {
-                // Not even a confirmation: there may be nobody on the other end any more.
+                // Not even a confirmation: there may be nobody on the other end any more, and it is looked for elsewhere.
                 if !delivery.state().is_confirmed() {
-                    line.retire();
+                    line.lose();
                 }
                 return Err(message.give_up("no answer in time", delivery));
             }
@@ -475,6 +475,7 @@ async fn attempt(
     loop {
         let connected = line.client(mesh, peer, message.deadline, was_there).await;
         let client = connected.map_err(Setback::Final)?;
+        message.deadline += peer.waited();
         let boot_id = client.hello().server.boot_id.clone();
         delivery.reached(boot_id.as_deref());
         observer.progress(Progress::Reached);

@@ -151,7 +151,7 @@ pub(crate) async fn connect_with(
     let device = mesh.device()?;
     let access = Access::peer(credential.clone(), mesh.display_name()?);
     let client = dial(mesh, peer, access, device, deadline, trace).await.map_err(|e| peer.failed(e))?;
-    recognize::check(mesh, peer, &client, deadline).await?;
+    recognize::check(mesh, peer, &client, peer.extended(deadline)).await?;
     keep_device_token(mesh, peer, &client, &credential)?;
     Ok(client)
 }
@@ -166,7 +166,7 @@ async fn dial(
     trace: &mut Trace,
 ) -> Result<Client, ConnectError> {
     let challenged = challenge(mesh, peer, deadline, trace).await?;
-    challenged.authenticate(access, Some(device), deadline, trace).await
+    challenged.authenticate(access, Some(device), peer.extended(deadline), trace).await
 }
 
 /// Dials and waits for the challenge. Until it came, the connect timeout is in force too: an address where nobody lives
@@ -179,7 +179,7 @@ pub(crate) async fn challenge(
 ) -> Result<Challenged, ConnectError> {
     loop {
         let dialled = async {
-            let early = deadline.min(Instant::now() + mesh.config().connect_timeout);
+            let early = peer.extended(deadline).min(Instant::now() + mesh.config().connect_timeout);
             let link = Link::dial(&peer.endpoint, &peer.dial, early, trace).await?;
             link.challenge(early, trace).await
         };

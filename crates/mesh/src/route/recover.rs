@@ -35,7 +35,10 @@ pub(crate) async fn resume(
     let mut reason = "the connection was lost".to_owned();
     loop {
         let client = match line.client(mesh, peer, message.deadline, true).await {
-            Ok(client) => client,
+            Ok(client) => {
+                message.deadline += peer.waited();
+                client
+            }
             // The message may have arrived: that nobody answers now does not make it unsent.
             Err(error) if !error.bars_us() => {
                 let reason = format!("{reason}; then {error}");

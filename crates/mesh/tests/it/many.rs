@@ -1,6 +1,6 @@
 //! Many peers at once.
 
-use agent_mesh_testkit::{FakeGateway, Reply, Script};
+use agent_mesh_testkit::{DelayProxy, FakeGateway, Reply, Script};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast};
 use agent_team_mesh::ops::list::{Status, list};
@@ -171,4 +171,23 @@ async fn what_gateways_issue_in_a_broadcast_is_kept_at_its_end_also_if_it_is_bro
         let team = team.next_run(|_| {});
         assert_eq!(team.mesh.pins().all().unwrap().len(), peers.len());
     }
+}
+
+/// Bob is so far away that his turn goes to Carol while he is dialled; and Carol says nothing for as long as one waits.
+#[tokio::test]
+async fn the_time_that_others_took_is_not_taken_from_a_message() {
+    let bob = FakeGateway::start(Script::new().reply(|_| Reply::text("here"))).await;
+    let far = DelayProxy::start(bob.address(), Duration::from_millis(100)).await;
+    let carol = Script::new().reply(|_| Reply::text("late").after(Duration::from_secs(60)));
+    let carol = FakeGateway::start(carol).await;
+    let team = Team::new([("Bob", far.url()), ("Carol", carol.url())]);
+    for name in ["bob", "carol"] {
+        team.token_for(name, TOKEN);
+    }
+    let send = message("standup?", Duration::from_millis(1500));
+    let request = BroadcastRequest { send, concurrency: 1, ..request() };
+    let (_, records) =
+        broadcast(&team.mesh, &request, std::future::pending(), &mut Unobserved).await.unwrap();
+    let states: Vec<State> = records.iter().map(|record| record.state).collect();
+    assert_eq!(states, [State::Replied, State::Accepted], "{records:?}");
 }
