@@ -1,5 +1,6 @@
 //! The handle to a connection that stands.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -103,15 +104,55 @@ impl Drop for Pending {
     }
 }
 
+/// The id of a request that leaves before there is a client, whose own begin behind it.
+pub(crate) const EARLY: u64 = 0;
+
+/// A request that left together with `connect`.
+pub struct Early<M> {
+    pending: Pending,
+    method: PhantomData<fn() -> M>,
+}
+
+impl<M: Method> Early<M> {
+    /// Waits for its answer.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn answer(mut self, deadline: Instant) -> Result<M::Payload, CallError> {
+        payload::<M>(self.pending.answer(deadline).await?)
+    }
+}
+
 impl Client {
     pub(crate) fn start_driver(socket: Socket, hello: Hello) -> Self {
+        Self::drive(socket, hello, None)
+    }
+
+    /// The same, where a request has left under the id [`EARLY`].
+    pub(crate) fn start_driver_asked<M: Method>(socket: Socket, hello: Hello) -> (Self, Early<M>) {
+        let (to, answers) = mpsc::unbounded_channel();
+        let client = Self::drive(socket, hello, Some(to));
+        let pending = client.pending(EARLY, answers);
+        (client, Early { pending, method: PhantomData })
+    }
+
+    fn drive(socket: Socket, hello: Hello, early: Option<mpsc::UnboundedSender<Answer>>) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let events = Arc::<Publisher>::default();
         let life = Arc::new(Life::new());
-        tokio::spawn(
-            Driver::new(socket, &hello.policy, received, Arc::clone(&events), Arc::clone(&life)).run(),
-        );
-        Self { shared: Arc::new(Shared { hello, commands, events, next_id: AtomicU64::new(1), life }) }
+        let mut driver = Driver::new(socket, &hello.policy, received, Arc::clone(&events), Arc::clone(&life));
+        if let Some(to) = early {
+            // Before it reads anything: the answer may be here already.
+            driver.expect(EARLY, to);
+        }
+        tokio::spawn(driver.run());
+        let next_id = AtomicU64::new(EARLY + 1);
+        Self { shared: Arc::new(Shared { hello, commands, events, next_id, life }) }
+    }
+
+    fn pending(&self, id: u64, answers: mpsc::UnboundedReceiver<Answer>) -> Pending {
+        let (commands, life) = (self.shared.commands.clone(), Arc::clone(&self.shared.life));
+        Pending { id, commands, answers, life }
     }
 
     /// What the gateway said when it let us in: its version, our rights, its limits, perhaps a device token.
@@ -145,15 +186,7 @@ impl Client {
     /// See [`CallError`]; after [`CallError::Lost`] and [`CallError::Deadline`] the request may have been carried out.
     pub async fn call<M: Method>(&self, request: &M, deadline: Instant) -> Result<M::Payload, CallError> {
         let mut pending = self.send(request, false)?;
-        match pending.answer(deadline).await? {
-            Answer::Good(payload) => {
-                let raw = payload.as_ref().map_or("null", |raw| raw.get());
-                serde_json::from_str(raw).map_err(CallError::Decode)
-            }
-            Answer::Bad(error) => Err(CallError::Refused(error)),
-            Answer::Lost(lost) => Err(CallError::Lost(lost)),
-            Answer::Unsent(lost) => Err(CallError::Unsent(lost)),
-        }
+        payload::<M>(pending.answer(deadline).await?)
     }
 
     /// Sends a request whose answer nobody waits for. Requests are carried out in the order they were sent.
@@ -192,11 +225,18 @@ impl Client {
         if self.shared.commands.send(Command::Request { id, frame, to, two_answers }).is_err() {
             return Err(CallError::Unsent(self.shared.life.end()));
         }
-        Ok(Pending {
-            id,
-            commands: self.shared.commands.clone(),
-            answers,
-            life: Arc::clone(&self.shared.life),
-        })
+        Ok(self.pending(id, answers))
+    }
+}
+
+fn payload<M: Method>(answer: Answer) -> Result<M::Payload, CallError> {
+    match answer {
+        Answer::Good(payload) => {
+            let raw = payload.as_ref().map_or("null", |raw| raw.get());
+            serde_json::from_str(raw).map_err(CallError::Decode)
+        }
+        Answer::Bad(error) => Err(CallError::Refused(error)),
+        Answer::Lost(lost) => Err(CallError::Lost(lost)),
+        Answer::Unsent(lost) => Err(CallError::Unsent(lost)),
     }
 }

@@ -79,6 +79,11 @@ impl Driver {
         }
     }
 
+    /// Somebody waits for the answer to a request that left before.
+    pub(crate) fn expect(&mut self, id: u64, to: mpsc::UnboundedSender<Answer>) {
+        self.waiters.insert(id, Waiter { to, two_answers: false, accepted: false });
+    }
+
     /// Serves the socket until it dies or nobody holds a handle any more; then every waiter learns how it ended.
     pub(crate) async fn run(mut self) {
         let lost = loop {

@@ -43,7 +43,7 @@ mod secret;
 mod tls;
 mod trace;
 
-pub use client::{Client, Events, GatewayEvent};
+pub use client::{Client, Early, Events, GatewayEvent};
 pub use dial::DialOptions;
 pub use endpoint::{Endpoint, EndpointError, Exposure, check_http_url};
 pub use error::{CallError, ConnectError, Lost};

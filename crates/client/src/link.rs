@@ -1,13 +1,15 @@
 //! The stages of a connection before it is a [`Client`].
 
-use futures_util::{SinkExt, StreamExt};
-use openclaw_protocol::connect::{Auth, Challenge, ClientInfo};
+use futures_util::{SinkExt, StreamExt, stream};
+use openclaw_protocol::connect::{Auth, Challenge, ClientInfo, Hello};
+use openclaw_protocol::frame::encode_request;
 use openclaw_protocol::handshake::{self, AwaitChallenge, DeviceSigner, HandshakeError, Offer};
+use openclaw_protocol::methods::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::Client;
+use crate::client::{Client, EARLY, Early};
 use crate::dial::{self, DialOptions, Socket};
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectError, Lost};
@@ -165,12 +167,45 @@ impl Challenged {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Client, ConnectError> {
+        let hello = self.introduce(access, device, None, deadline, trace).await?;
+        Ok(Client::start_driver(self.socket, hello))
+    }
+
+    /// The same, and asks something in the same breath, which then costs no round trip of its own. Nothing may be asked so
+    /// that must not reach somebody else: who the gateway is, is not known yet. A gateway carries out what it is asked in
+    /// order; whether each one takes a question that early must be seen by its answer.
+    ///
+    /// # Errors
+    /// As [`Challenged::authenticate`].
+    pub async fn authenticate_asking<M: Method>(
+        mut self,
+        access: Access,
+        device: Option<&(dyn DeviceSigner + Sync)>,
+        question: &M,
+        deadline: Instant,
+        trace: &mut Trace,
+    ) -> Result<(Client, Early<M>), ConnectError> {
+        let question = encode_request(&EARLY.to_string(), M::NAME, question).map_err(unspeakable)?;
+        let hello = self.introduce(access, device, Some(question), deadline, trace).await?;
+        Ok(Client::start_driver_asked(self.socket, hello))
+    }
+
+    /// Sends the connect frame, and a question behind it, and reads the hello.
+    async fn introduce(
+        &mut self,
+        access: Access,
+        device: Option<&(dyn DeviceSigner + Sync)>,
+        question: Option<String>,
+        deadline: Instant,
+        trace: &mut Trace,
+    ) -> Result<Hello, ConnectError> {
         let start = Instant::now();
         let (frame, await_hello) =
             handshake::answer(&self.challenge, access.offer(), device.map(|device| device as _))
-                .map_err(|e| ConnectError::NotAGateway { step: Step::Auth, what: e.to_string() })?;
-        let sent = timeout_at(deadline, self.socket.send(Message::text(frame))).await;
-        match sent {
+                .map_err(unspeakable)?;
+        let frames = std::iter::once(frame).chain(question);
+        let mut frames = stream::iter(frames.map(|frame| Ok(Message::text(frame))));
+        match timeout_at(deadline, self.socket.send_all(&mut frames)).await {
             Err(_) => return Err(ConnectError::Deadline(Step::Auth)),
             // A gateway that refuses may close while we still write: what it said is still to be read.
             Ok(Err(error)) => tracing::debug!(%error, "writing the connect frame"),
@@ -182,8 +217,12 @@ impl Challenged {
             start,
             format!("gateway {}, protocol {}", hello.server.version, hello.protocol),
         );
-        Ok(Client::start_driver(self.socket, hello))
+        Ok(hello)
     }
+}
+
+fn unspeakable(error: impl std::fmt::Display) -> ConnectError {
+    ConnectError::NotAGateway { step: Step::Auth, what: error.to_string() }
 }
 
 /// Reads frames until `read` is satisfied.

@@ -54,6 +54,16 @@ struct Cut {
 impl DelayProxy {
     /// Listens on a free port and forwards to `target`, each byte `one_way` later.
     pub async fn start(target: SocketAddr, one_way: Duration) -> Self {
+        Self::new(target, one_way, Duration::ZERO).await
+    }
+
+    /// The same, and connecting takes its round trip, too: this machine accepts at once, so what the client says first is
+    /// kept for as long as a handshake with somebody that far away would have taken.
+    pub async fn far(target: SocketAddr, one_way: Duration) -> Self {
+        Self::new(target, one_way, 2 * one_way).await
+    }
+
+    async fn new(target: SocketAddr, one_way: Duration, handshake: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port on 127.0.0.1");
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared::default());
@@ -62,7 +72,7 @@ impl DelayProxy {
             // Dropped together with this task, and the connections with it.
             let mut links = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                links.spawn(link(client, target, one_way, Arc::clone(&state)));
+                links.spawn(link(client, target, [handshake, one_way], Arc::clone(&state)));
                 while links.try_join_next().is_some() {}
             }
         });
@@ -119,13 +129,21 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn link(mut client: TcpStream, target: SocketAddr, delay: Duration, shared: Arc<Shared>) {
+async fn link(
+    mut client: TcpStream,
+    target: SocketAddr,
+    [handshake, delay]: [Duration; 2],
+    shared: Arc<Shared>,
+) {
     let mut cut_all = shared.cut_all.subscribe();
     locked(&shared.counts).connections += 1;
     let cut = {
         let mut plan = locked(&shared.plan);
         if plan.is_empty() { None } else { Some(plan.remove(0)) }
     };
+    if !handshake.is_zero() {
+        tokio::time::sleep(handshake).await;
+    }
     let Ok(mut upstream) = TcpStream::connect(target).await else { return };
     for stream in [&client, &upstream] {
         // Nagle's algorithm would add a delay of its own.

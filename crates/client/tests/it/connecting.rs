@@ -4,12 +4,15 @@ use agent_mesh_testkit::{Challenge, FakeGateway, Opening, Refusal, Script};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, VerifyingKey};
+use futures_util::{SinkExt, StreamExt};
 use openclaw_client::protocol::error::Fault;
-use openclaw_client::{ConnectError, Step};
-use serde_json::json;
+use openclaw_client::protocol::methods::info::GatewayIdentityGet;
+use openclaw_client::{ConnectError, Link, Step, Trace};
+use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::caller::{TOKEN, ask, connect, connect_to, within};
+use crate::caller::{Key, TOKEN, access, ask, connect, connect_to, within};
 
 /// The error of a connection that must fail.
 async fn refused(script: Script) -> ConnectError {
@@ -170,4 +173,39 @@ async fn over_tcp_too() {
     drop(gateway);
     let error = connect_to(&url, within(5)).await.err().unwrap();
     assert!(matches!(error, ConnectError::Tcp { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_leaves_together_with_the_connect_frame_and_is_answered() {
+    let (ours, theirs) = tokio::io::duplex(65_536);
+    let gateway = tokio::spawn(async move {
+        let mut socket = tokio_tungstenite::accept_async(theirs).await.unwrap();
+        let challenge = json!({ "nonce": "n", "ts": 1 });
+        let challenge = json!({ "type": "event", "event": "connect.challenge", "payload": challenge });
+        socket.send(Message::text(challenge.to_string())).await.unwrap();
+        // Both are read before either is answered: who waits for the hello before it asks waits for ever.
+        let mut frames = Vec::new();
+        while frames.len() < 2 {
+            let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
+            frames.push(serde_json::from_str::<Value>(&text).unwrap());
+        }
+        let hello = json!({ "type": "hello-ok", "protocol": 4, "server": { "version": "1", "connId": "c" } });
+        for (frame, payload) in frames.iter().zip([hello, json!({ "deviceId": "d", "publicKey": "p" })]) {
+            let answer = json!({ "type": "res", "id": frame["id"], "ok": true, "payload": payload });
+            socket.send(Message::text(answer.to_string())).await.unwrap();
+        }
+        (frames, socket)
+    });
+    let (mut trace, deadline) = (Trace::default(), within(30));
+    let link = Link::over(ours, deadline, &mut trace).await.unwrap();
+    let challenged = link.challenge(deadline, &mut trace).await.unwrap();
+    let key = Key::new();
+    let asking =
+        challenged.authenticate_asking(access(), Some(&key), &GatewayIdentityGet {}, deadline, &mut trace);
+    let (client, asked) = asking.await.unwrap();
+    assert_eq!(asked.answer(deadline).await.unwrap().device_id, "d");
+    let (frames, _socket) = gateway.await.unwrap();
+    let methods: Vec<_> = frames.iter().map(|frame| frame["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["connect", "gateway.identity.get"]);
+    client.close().await;
 }

@@ -278,7 +278,7 @@ async fn check(
             });
         }
     }
-    recognize::check(mesh, peer, client, deadline).await
+    recognize::check(mesh, peer, client, None, deadline).await
 }
 
 fn is_worthless(error: &MeshError) -> bool {

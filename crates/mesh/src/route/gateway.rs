@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::SCOPE_WRITE;
-use openclaw_client::{Access, Challenged, Client, ConnectError, Credential, Link, Secret, Trace};
+use openclaw_client::protocol::methods::info::GatewayIdentityGet;
+use openclaw_client::{Access, Challenged, Client, ConnectError, Credential, Early, Link, Secret, Trace};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::device::DeviceKey;
@@ -150,13 +151,14 @@ pub(crate) async fn connect_with(
 ) -> Result<Client, MeshError> {
     let device = mesh.device()?;
     let access = Access::peer(credential.clone(), mesh.display_name()?);
-    let client = dial(mesh, peer, access, device, deadline, trace).await.map_err(|e| peer.failed(e))?;
-    recognize::check(mesh, peer, &client, peer.extended(deadline)).await?;
+    let dialled = dial(mesh, peer, access, device, deadline, trace).await;
+    let (client, asked) = dialled.map_err(|error| peer.failed(error))?;
+    recognize::check(mesh, peer, &client, asked, peer.extended(deadline)).await?;
     keep_device_token(mesh, peer, &client, &credential)?;
     Ok(client)
 }
 
-/// Dials, waits for the challenge, says who we are.
+/// Dials, waits for the challenge, says who we are. Who has never been met has to be asked who he is, and is at once.
 async fn dial(
     mesh: &Mesh,
     peer: &Peer,
@@ -164,9 +166,15 @@ async fn dial(
     device: &DeviceKey,
     deadline: Instant,
     trace: &mut Trace,
-) -> Result<Client, ConnectError> {
+) -> Result<(Client, Option<Early<GatewayIdentityGet>>), ConnectError> {
     let challenged = challenge(mesh, peer, deadline, trace).await?;
-    challenged.authenticate(access, Some(device), peer.extended(deadline), trace).await
+    let deadline = peer.extended(deadline);
+    if recognize::is_stranger(mesh, peer) {
+        let question = GatewayIdentityGet {};
+        let asking = challenged.authenticate_asking(access, Some(device), &question, deadline, trace);
+        return asking.await.map(|(client, asked)| (client, Some(asked)));
+    }
+    Ok((challenged.authenticate(access, Some(device), deadline, trace).await?, None))
 }
 
 /// Dials and waits for the challenge. Until it came, the connect timeout is in force too: an address where nobody lives

@@ -1,11 +1,12 @@
 //! Is this the gateway we know? Asked before anything of ours leaves, and only of a process that we have not met yet, so
-//! that a message to a gateway we met costs no further round trip.
+//! that a message to a gateway we met costs no further round trip. One of which nothing is known is asked together with
+//! `connect`; one that may have been restarted only when its hello says so.
 
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::SCOPE_READ;
 use openclaw_client::protocol::methods::info::{GatewayIdentity, GatewayIdentityGet};
-use openclaw_client::{CallError, Client, ConnectError, Step};
-use tokio::time::Instant;
+use openclaw_client::{CallError, Client, ConnectError, Early, Step};
+use tokio::time::{Duration, Instant};
 
 use crate::error::MeshError;
 use crate::mesh::Mesh;
@@ -23,11 +24,23 @@ pub(crate) enum Recognition {
     Nameless,
 }
 
+/// How long an answer may take that was asked for together with `connect`, once the gateway let us in. Then it is asked
+/// for again: the gateway may have dropped what came before its hello.
+const EARLY_ANSWER: Duration = Duration::from_secs(2);
+
+/// Whether nothing at all is known of a peer's gateway, so that it will have to be asked. What cannot be read is found out
+/// by [`check`].
+pub(crate) fn is_stranger(mesh: &Mesh, peer: &Peer) -> bool {
+    let known = mesh.pins().get(&peer.to.email_prefix);
+    known.is_ok_and(|known| known.identity.is_none() && known.boot_id.is_none())
+}
+
 /// Makes sure that it is the gateway we know, and keeps what it is known by when we meet it for the first time.
 pub(crate) async fn check(
     mesh: &Mesh,
     peer: &Peer,
     client: &Client,
+    asked: Option<Early<GatewayIdentityGet>>,
     deadline: Instant,
 ) -> Result<(), MeshError> {
     let prefix = &peer.to.email_prefix;
@@ -39,7 +52,10 @@ pub(crate) async fn check(
     if met_before || nameless || !may_ask(client) {
         return Ok(());
     }
-    let shown = ask(peer, client, deadline).await?;
+    let shown = match early(asked, deadline).await {
+        Some(identity) => Some(identity),
+        None => ask(peer, client, deadline).await?,
+    };
     let expected = known.identity.as_ref().map(|identity| identity.device_id.as_str());
     compare(peer, expected, shown.as_ref())?;
     let kept = mesh.pins().meet(prefix, boot_id, shown.clone()).await?;
@@ -66,6 +82,13 @@ pub(crate) async fn look(
 /// Without the right to read there is no answer, and no message can be sent either.
 fn may_ask(client: &Client) -> bool {
     client.hello().auth.as_ref().is_none_or(|granted| granted.allows(SCOPE_READ))
+}
+
+/// What was answered to an early question. Only a good answer counts: another one may be about the moment, and the question
+/// is asked again.
+async fn early(asked: Option<Early<GatewayIdentityGet>>, deadline: Instant) -> Option<GatewayIdentity> {
+    let answer = asked?.answer(deadline.min(Instant::now() + EARLY_ANSWER)).await;
+    answer.ok().filter(|identity| !identity.device_id.is_empty())
 }
 
 async fn ask(peer: &Peer, client: &Client, deadline: Instant) -> Result<Option<GatewayIdentity>, MeshError> {

@@ -128,7 +128,7 @@ async fn follow(
                 let unconfirmed = delivery.receipt.accepted_at.is_none_or(|at| at < attempt.sent_at);
                 let proof = reaches_back && unconfirmed;
                 if message.is_stale() || !may_send_again(message, proof || attempt.is_remembered_by(client)) {
-                    return Err(Setback::Final(without_trace(message, unconfirmed, delivery)));
+                    return Err(Setback::Final(without_trace(message, unconfirmed, reaches_back, delivery)));
                 }
                 let sent = again(client, message, attempt, delivery, observer).await;
                 return match sent {
@@ -143,11 +143,16 @@ async fn follow(
 
 /// There is no sign of it, and sending it again could make a second turn. A gateway that was killed can have lost even a
 /// run that it confirmed and began (seen with OpenClaw 2026.9.6), so waiting longer would not help.
-fn without_trace(message: &Outgoing, unconfirmed: bool, delivery: &mut Delivery<'_>) -> MeshError {
-    let reason = if unconfirmed {
-        "their gateway was restarted since, and its history does not reach back far enough"
-    } else {
-        "their gateway took it, was restarted since, and shows no trace of it"
+fn without_trace(
+    message: &Outgoing,
+    unconfirmed: bool,
+    reaches_back: bool,
+    delivery: &mut Delivery<'_>,
+) -> MeshError {
+    let reason = match (unconfirmed, reaches_back) {
+        (true, _) => "their gateway was restarted since, and its history does not reach back far enough",
+        (false, true) => "their gateway took it, was restarted since, and shows no trace of it",
+        (false, false) => "their gateway took it, and its history does not reach back to it any more",
     };
     delivery.finished(State::Unknown);
     MeshError::Unknown { to: message.to.clone(), id: message.id.clone(), reason: reason.to_owned() }

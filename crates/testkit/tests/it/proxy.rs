@@ -29,6 +29,17 @@ async fn it_delays_each_way_and_does_not_limit_the_throughput() {
 }
 
 #[tokio::test]
+async fn connecting_to_somebody_far_away_takes_a_round_trip_of_its_own() {
+    let delay = Duration::from_millis(40);
+    let gateway = FakeGateway::start(Script::new()).await;
+    let proxy = DelayProxy::far(gateway.address(), delay).await;
+    let started = Instant::now();
+    let mut peer = tcp(proxy.address()).await.unwrap();
+    assert!(started.elapsed() >= 4 * delay, "TCP's round trip and the upgrade's");
+    peer.hello(|_| {}).await.unwrap();
+}
+
+#[tokio::test]
 async fn it_cuts_after_exactly_so_many_bytes() {
     for reset in [false, true] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
