@@ -179,7 +179,7 @@ impl Door {
 
     /// How often each message ran here: by the agent's own ledger, or where the agent echoes, by the archive.
     pub async fn witness(&self) -> Result<Vec<String>, Failure> {
-        let Some(ledger) = &self.ledger else { return Ok(self.archived().await?) };
+        let Some(ledger) = &self.ledger else { return self.archived().await };
         let text = match std::fs::read_to_string(ledger) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text?,

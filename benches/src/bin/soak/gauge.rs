@@ -15,7 +15,12 @@ const GROWTH_KIB: f64 = 2048.0;
 /// The slope of the second half may be so much: 1 MiB in 48 minutes.
 const SLOPE_KIB_PER_MINUTE: f64 = 21.5;
 /// Shorter than this, the tables that are bounded are still filling, and memory is held to the ceiling alone.
-const LONG_ENOUGH: Duration = Duration::from_secs(20 * 60);
+const LONG_ENOUGH: Duration = Duration::from_secs(15 * 60);
+
+/// What must hold of a process's memory, in words.
+pub fn limits() -> String {
+    format!("at most {GROWTH} times + {GROWTH_KIB} KiB, and {SLOPE_KIB_PER_MINUTE} KiB a minute")
+}
 
 /// One look at a process.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +86,15 @@ impl Gauges {
                 series.samples.push(sample);
             }
         }
+    }
+
+    /// The resident KiB of each, for whoever watches the soak.
+    pub fn now(&self) -> String {
+        let all = self.locked();
+        let alive = all.iter().filter(|series| !series.over);
+        let sizes =
+            alive.filter_map(|series| Some(format!("{} {}", series.name, series.samples.last()?.rss_kib)));
+        sizes.collect::<Vec<_>>().join(", ")
     }
 
     /// What they hold now is what they may hold at rest.

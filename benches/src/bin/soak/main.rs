@@ -17,6 +17,7 @@ use std::time::Duration;
 use agent_mesh_benches::Writer;
 use clap::Parser;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
@@ -93,10 +94,20 @@ struct Soak {
 #[tokio::main]
 async fn main() -> Result<ExitCode, Failure> {
     let args = Args::parse();
+    let mut end = signal(SignalKind::terminate())?;
+    // Whatever ends it takes its processes along: they are killed when their handles are dropped.
+    tokio::select! {
+        verdict = Box::pin(soak(&args)) => verdict,
+        _ = end.recv() => Err("stopped by SIGTERM".into()),
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+    }
+}
+
+async fn soak(args: &Args) -> Result<ExitCode, Failure> {
     let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ 0x2026_1125);
-    println!("soak: {} s, --seed {seed}", args.time().as_secs());
+    eprintln!("soak: {} s, --seed {seed}", args.time().as_secs());
     let folder = tempfile::Builder::new().prefix("soak-").tempdir()?;
-    let soak = Arc::new(Soak::set_up(&args, seed, folder.path()).await?);
+    let soak = Arc::new(Soak::set_up(args, seed, folder.path()).await?);
     let residents = Residents::start(&soak).await?;
     let from = run(&soak, &residents, args.time()).await?;
     let to = Instant::now();
@@ -140,11 +151,8 @@ async fn run(soak: &Arc<Soak>, residents: &Residents, time: Duration) -> Result<
     tasks.spawn(async move { faults::rain(&raining, pace).await });
     while Instant::now() < end {
         sleep(end.duration_since(Instant::now()).min(Duration::from_secs(60))).await;
-        soak.say(&format!(
-            "{} messages, {} other commands",
-            soak.ledger.count(),
-            soak.looks.load(Ordering::Relaxed)
-        ));
+        let (messages, looks) = (soak.ledger.count(), soak.looks.load(Ordering::Relaxed));
+        soak.say(&format!("{messages} messages, {looks} other commands; {}", soak.gauges.now()));
     }
     soak.over.store(true, Ordering::Relaxed);
     while tasks.join_next().await.transpose()?.is_some() {}
@@ -217,7 +225,7 @@ impl Soak {
     /// Half of the time the first door, which is the one to watch.
     fn any_door(&self, random: &mut Writer) -> &Door {
         let count = self.doors.len() as u64;
-        let place = random.number(2 * count).checked_sub(count).unwrap_or_default();
+        let place = random.number(2 * count).saturating_sub(count);
         &self.doors[usize::try_from(place).unwrap_or_default()]
     }
 

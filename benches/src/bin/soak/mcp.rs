@@ -130,7 +130,7 @@ impl Http {
 
     /// Begins a session; every second one before it is ended by us, the others are left to the server to forget.
     async fn begin(&mut self) -> Result<(), Failure> {
-        if self.asked / SESSION % 2 == 0 && self.session.is_some() {
+        if (self.asked / SESSION).is_multiple_of(2) && self.session.is_some() {
             self.post("DELETE", "").await?;
         }
         self.session = None;
@@ -186,14 +186,14 @@ fn joined(mut rest: &str) -> Result<String, Failure> {
 
 impl Line for Http {
     async fn ask(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
-        if self.asked % SESSION == 0 {
+        if self.asked.is_multiple_of(SESSION) {
             self.begin().await?;
         }
         self.asked += 1;
         let (_, body) = self.post("POST", &request(self.asked, method, &params)).await?;
         let events = body.lines().map(|line| line.strip_prefix("data:").unwrap_or(line).trim());
-        let messages = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
-        let answer = messages.filter(|message| message["id"] == self.asked).last();
+        let mut messages = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        let answer = messages.find(|message| message["id"] == self.asked);
         answer.ok_or_else(|| format!("no answer to {method}: {body}").into())
     }
 }

@@ -105,13 +105,15 @@ impl Residents {
             }
             sleep(Duration::from_millis(500)).await;
         }
-        drop(self.stdio);
-        for (name, mut child) in self.all {
+        let mut all = self.all;
+        for (name, child) in &mut all {
             soak.gauges.over(name);
             if let Some(status) = child.try_wait()? {
                 soak.complaints.add(format!("{name} ended by itself: {status}"));
-                continue;
             }
+        }
+        drop(self.stdio);
+        for (name, mut child) in all {
             let gently = name == "mcp";
             if let Some(pid) = child.id().filter(|_| !gently) {
                 kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;

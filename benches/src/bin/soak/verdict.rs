@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::PoisonError;
 
-use serde_json::json;
+use agent_mesh_benches::Row;
 
 use crate::Soak;
-use crate::gauge::Found;
+use crate::gauge::{Found, limits};
 use crate::ledger::Totals;
 
 /// So many complaints are printed in full.
@@ -30,7 +30,7 @@ pub fn pronounce(soak: &Soak, totals: &Totals, found: &[Found], held: &[String],
     complaints.extend(found.iter().flat_map(|found| found.faults.iter().cloned()));
     if as_json {
         counts.iter().for_each(|(what, count)| line(soak, what, *count));
-        line(soak, "complaints", complaints.len());
+        found.iter().for_each(|found| memory(soak, found));
     } else {
         println!("{} messages: {}", totals.messages, states.join(", "));
         println!("struck: {}", struck.join(", "));
@@ -47,12 +47,23 @@ pub fn pronounce(soak: &Soak, totals: &Totals, found: &[Found], held: &[String],
     if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn command(soak: &Soak) -> String {
+    format!("soak AGENT-MESH --seed {}", soak.seed)
+}
+
+/// What there may be nothing of.
 fn line(soak: &Soak, what: &str, count: usize) {
-    let line = json!({
-        "part": "soak", "what": what, "command": format!("soak --seed {}", soak.seed), "value": count, "unit": "",
-        "beside": null, "besideValue": null, "ratio": null, "mustHold": 0, "holds": count == 0,
-    });
-    println!("{line}");
+    Row::new("soak", what, command(soak), count as f64, "").must_hold("none", count == 0).print();
+}
+
+/// The last quarter beside the second; of a process that lived all along, in a soak that was long enough.
+fn memory(soak: &Soak, found: &Found) {
+    let Some([second, last, slope]) = found.trend else { return };
+    Row::new("soak", format!("resident, {}", found.name), command(soak), last / 1024.0, "MiB")
+        .beside("the second quarter", second / 1024.0)
+        .must_hold(limits(), found.faults.is_empty())
+        .note(format!("{slope:+.1} KiB a minute in the second half"))
+        .print();
 }
 
 fn table(found: &[Found]) {
