@@ -106,7 +106,7 @@ fn short(places: &Places, args: &Args) -> Result<ExitCode, Failure> {
     print!("{}", report::table(&rows));
     let Some(recorded) = Recorded::read(&places.root)? else {
         println!("\nno ratio is recorded: {} is not there", Recorded::path(&places.root).display());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::FAILURE);
     };
     let doubled = recorded.doubled(&rows);
     for what in &doubled {
