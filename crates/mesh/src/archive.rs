@@ -30,6 +30,7 @@ mod search;
 mod writer;
 
 pub use door::Decision;
+pub(crate) use ledger::Leaving;
 pub use ledger::{Allowance, Reset, Said, Tally};
 pub use list::Filter;
 pub use queue::{Claim, Lease};

@@ -134,17 +134,19 @@ impl Pool {
         Ok(self.keep(terms, known_identity(mesh, peer)?, client))
     }
 
+    /// A connection that stands, if there is one.
+    fn standing(&self, mesh: &Mesh, peer: &Peer) -> Option<Held> {
+        if !self.lock().kept.contains_key(&peer.to.email_prefix.to_lowercase()) {
+            return None;
+        }
+        self.lock().share(&Terms::of(mesh, peer).ok()?)
+    }
+
     fn claim(&self, terms: &Terms, waited: bool) -> Claim {
         let prefix = &terms.prefix;
         let mut places = self.lock();
-        match places.kept.get_mut(prefix) {
-            Some(kept) if !kept.serves(terms) => drop(places.kept.remove(prefix)),
-            Some(kept) if kept.users < MOST_SHARED => {
-                kept.users += 1;
-                let (client, number) = (kept.client.clone(), Some(kept.number));
-                return Claim::Warm(Held { client, prefix: prefix.clone(), number, warm: true });
-            }
-            _ => {}
+        if let Some(held) = places.share(terms) {
+            return Claim::Warm(held);
         }
         let over = match places.dialled.get(prefix) {
             Some(over) if !waited => return Claim::Wait(over.clone()),
@@ -205,6 +207,22 @@ impl Pool {
 }
 
 impl Places {
+    /// A connection that is kept, for one message more. What is no good any more is let go.
+    fn share(&mut self, terms: &Terms) -> Option<Held> {
+        let prefix = &terms.prefix;
+        let kept = self.kept.get_mut(prefix)?;
+        if !kept.serves(terms) {
+            self.kept.remove(prefix);
+            return None;
+        }
+        if kept.users >= MOST_SHARED {
+            return None;
+        }
+        kept.users += 1;
+        let (client, number) = (kept.client.clone(), Some(kept.number));
+        Some(Held { client, prefix: prefix.clone(), number, warm: true })
+    }
+
     /// The place of a connection in use, if it still has one.
     fn at(&mut self, held: &Held) -> Option<&mut Kept> {
         self.kept.get_mut(&held.prefix).filter(|kept| Some(kept.number) == held.number)
@@ -248,6 +266,12 @@ impl Line {
             none => none.insert(self.pool.connect(mesh, peer, deadline, was_there).await?),
         };
         Ok(&held.client)
+    }
+
+    /// Takes a connection that stands, if there is one: nothing has to be dialled for the message.
+    pub(crate) fn take_standing(&mut self, mesh: &Mesh, peer: &Peer) -> Option<&Client> {
+        self.held = self.pool.standing(mesh, peer);
+        self.held.as_ref().map(|held| &held.client)
     }
 
     /// Whether it stood before this message.

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::row::{insert, now};
-use super::{Archive, ArchiveError, NewMessage};
+use super::row::{apply, insert, now, survives};
+use super::{Archive, ArchiveError, NewMessage, Step};
 use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
 
 /// What a message is measured by.
@@ -21,6 +21,13 @@ pub struct Allowance {
     pub speaker: Speaker,
     /// For the rest of a broadcast: the id of its first message, which stands for all in the sum over all peers.
     pub chorus_of: Option<String>,
+}
+
+/// That a connection stands over which a message leaves at once.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// The gateway process at its other end.
+    pub boot_id: Option<String>,
 }
 
 /// How much was said to one peer.
@@ -59,8 +66,8 @@ pub(super) const COUNTS: &str = "NOT EXISTS (SELECT 1 FROM messages WHERE id = s
     'expired', 'cancelled') OR (state = 'failed' AND sent_at IS NULL)))";
 
 impl Archive {
-    /// Begins a message's life, if there may be one more. It is on the disk when this returns; one that is refused leaves
-    /// nothing behind.
+    /// Begins a message's life, if there may be one more, as [`Archive::begin`] does; one that is refused leaves nothing
+    /// behind.
     ///
     /// # Errors
     /// When it cannot be kept, also when its id is known already: then nothing may be sent.
@@ -69,13 +76,28 @@ impl Archive {
         message: NewMessage,
         allowance: Allowance,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        self.ask(move |db| {
-            let ledger = Ledger::of(db, &message, &allowance);
-            if let Some(refusal) = ledger.refusal()? {
-                return Ok(Err(refusal));
+        self.ask_to(survives(&message), move |db| enter(db, &message, &allowance)).await
+    }
+
+    /// The same for a message that leaves at once. That it does is on the disk with it when this returns.
+    ///
+    /// # Errors
+    /// As [`Archive::begin_within`].
+    pub(crate) async fn begin_leaving(
+        &self,
+        message: NewMessage,
+        allowance: Allowance,
+        Leaving { boot_id }: Leaving,
+    ) -> Result<Result<(), Refusal>, ArchiveError> {
+        let leaves = Step::Sending { run_id: message.run_id.clone(), boot_id: boot_id.clone() };
+        self.ask_to(leaves.survives(), move |db| {
+            let entered = enter(db, &message, &allowance)?;
+            if entered.is_ok() {
+                for step in [Step::Reached { boot_id }, leaves] {
+                    apply(db, &message.id, None, now(), &step)?;
+                }
             }
-            ledger.enter()?;
-            insert(db, &message).map(Ok)
+            Ok(entered)
         })
         .await
     }
@@ -151,6 +173,20 @@ impl Archive {
     }
 }
 
+/// Begins a message's life, unless there may be none more.
+fn enter(
+    db: &Connection,
+    message: &NewMessage,
+    allowance: &Allowance,
+) -> Result<Result<(), Refusal>, rusqlite::Error> {
+    let ledger = Ledger::of(db, message, allowance);
+    if let Some(refusal) = ledger.refusal()? {
+        return Ok(Err(refusal));
+    }
+    ledger.enter()?;
+    insert(db, message).map(Ok)
+}
+
 /// The moment so long ago.
 fn before(window: Duration) -> i64 {
     now() - i64::try_from(window.as_millis()).unwrap_or(i64::MAX)
@@ -185,7 +221,8 @@ impl<'a> Ledger<'a> {
         if !self.is_stood_for()? {
             measures.push((Measure::TotalPerHour, rules.total_per_hour));
         }
-        for (measure, limit) in measures {
+        let most = self.most_said()?;
+        for (measure, limit) in measures.into_iter().filter(|(_, limit)| i64::from(*limit) <= most) {
             if let Some(at) = self.exhausted(measure, limit)? {
                 let free_at =
                     at.saturating_add(i64::try_from(measure.window().as_millis()).unwrap_or(i64::MAX));
@@ -204,8 +241,15 @@ impl<'a> Ledger<'a> {
         self.db.prepare_cached(sql)?.query_row(values, |row| row.get(0))
     }
 
+    /// No count is larger than this: what is in the table at all, of whom and whenever, and the gaps in it. Known from both
+    /// ends of it, where a count walks through what it counts: a person's limits are wide, and are hardly ever near.
+    fn most_said(&self) -> Result<i64, rusqlite::Error> {
+        let sql = "SELECT coalesce((SELECT max(rowid) FROM said) - (SELECT min(rowid) FROM said) + 1, 0)";
+        self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))
+    }
+
     /// When the oldest of the last `limit` messages was written, if there are so many: at the limit, only its leaving the
-    /// window makes room. Which of them left is looked at only where it matters: a person's limits are wide.
+    /// window makes room. Which of them left is looked at only where it matters.
     fn exhausted(&self, measure: Measure, limit: u32) -> Result<Option<i64>, rusqlite::Error> {
         match self.nth_last(measure, limit, "1")? {
             Some(_) => self.nth_last(measure, limit, COUNTS),
@@ -278,6 +322,9 @@ impl<'a> Ledger<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::archive::tests::archive;
     use crate::archive::{Direction, Step};
@@ -482,5 +529,80 @@ mod tests {
         archive.note(None, &id, replied).await.unwrap();
         assert_eq!(archive.prune(Timestamp::MAX).await.unwrap(), 1);
         assert_eq!(say(&archive, message("bob", "a", "more"), agent(rules)).await, Some("peer-per-hour"));
+    }
+
+    /// What was said before, by a person to one peer in one session.
+    fn fill(db: &Connection, lines: u32) {
+        let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2)
+            INSERT INTO said (at, speaker, peer, session, words, message, chorus)
+                SELECT ?1, 'person', 'bob', 'a', i, 'message ' || i, 0 FROM n";
+        db.execute(sql, params![now(), lines]).unwrap();
+    }
+
+    /// The steps of SQLite's machine that one more message takes.
+    fn steps_of_one_more(before: u32) -> u32 {
+        let (_folder, archive) = archive();
+        let mut db = Connection::open(archive.path()).unwrap();
+        fill(&db, before);
+        let taken = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&taken);
+        let count = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        db.progress_handler(1, Some(count)).unwrap();
+        let person = Allowance { speaker: Speaker::Person, ..agent(Rules::default()) };
+        enter(&db, &message("bob", "a", "one more"), &person).unwrap().unwrap();
+        taken.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn one_more_message_takes_no_longer_for_those_before_it() {
+        let (few, many) = (steps_of_one_more(10), steps_of_one_more(5_000));
+        assert!(many < few * 11 / 10, "{few} steps after ten, {many} after 5,000");
+    }
+
+    #[tokio::test]
+    async fn a_limit_is_found_among_lines_that_it_does_not_count() {
+        let rules = Rules { peer_per_hour: 2, ..Rules::default() };
+        let (_folder, archive) = archive();
+        archive
+            .write(|db| {
+                fill(db, 50);
+                Ok(())
+            })
+            .await
+            .unwrap();
+        for (text, stopped) in [("one", None), ("two", None), ("three", Some("peer-per-hour"))] {
+            assert_eq!(say(&archive, message("bob", "b", text), agent(rules)).await, stopped);
+            assert_eq!(say(&archive, message("carol", "b", text), agent(rules)).await, stopped);
+        }
+        archive.reset_limits(Some("bob")).await.unwrap();
+        archive
+            .write(|db| db.execute("DELETE FROM said WHERE speaker = 'person'", []).map(drop))
+            .await
+            .unwrap();
+        for (text, stopped) in [("four", None), ("five", None), ("six", Some("peer-per-hour"))] {
+            assert_eq!(say(&archive, message("bob", "b", text), agent(rules)).await, stopped);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_leaves_at_once_is_written_with_its_leaving() {
+        let rules = Rules { peer_per_hour: 1, ..Rules::default() };
+        let (_folder, archive) = archive();
+        let boot = || Leaving { boot_id: Some("boot".into()) };
+        let first = message("bob", "a", "one");
+        let id = first.id.clone();
+        archive.begin_leaving(first, agent(rules), boot()).await.unwrap().unwrap();
+        let kept = archive.find(&id).await.unwrap().unwrap();
+        assert_eq!((kept.record.state, kept.boot_id.as_deref()), (State::Sending, Some("boot")));
+        assert!(kept.sent_at.is_some() && kept.record.receipt.reached_at.is_some());
+        let steps: Vec<_> = archive.events(&id).await.unwrap().into_iter().map(|event| event.step).collect();
+        assert_eq!(steps, ["sending", "reached"], "as when they are written one by one");
+        let second = message("bob", "a", "two");
+        let refused = archive.begin_leaving(second, agent(rules), boot()).await.unwrap();
+        assert!(matches!(refused, Err(Refusal::Limit { .. })), "{refused:?}");
+        assert_eq!(archive.list(crate::archive::Filter::default()).await.unwrap().len(), 1);
     }
 }

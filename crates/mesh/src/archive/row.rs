@@ -100,7 +100,7 @@ pub enum Step {
 impl Step {
     /// That a message leaves, or has come to an end that only we know of, must never be forgotten. What else a crash of
     /// the machine takes from us, the history of the peer's session gives back.
-    fn survives(&self) -> Survives {
+    pub(super) fn survives(&self) -> Survives {
         match self {
             Self::Reached { .. }
             | Self::Accepted
@@ -193,15 +193,12 @@ pub(super) fn now() -> i64 {
 }
 
 impl Archive {
-    /// Begins a message's life. It is kept when this returns.
+    /// Begins a message's life. It survives our own crash when this returns; what waits in the outbox, the machine's, too.
     ///
     /// # Errors
     /// When it cannot be kept, also when its id is known already: then nothing may be sent.
     pub async fn begin(&self, message: NewMessage) -> Result<(), ArchiveError> {
-        // What is sent at once has left nothing behind until the note that it leaves, which takes this row to the disk
-        // with it. What waits in the outbox is a promise.
-        let survives = if message.state == State::Sending { Survives::Process } else { Survives::Machine };
-        self.write_to(survives, move |db| insert(db, &message)).await
+        self.write_to(survives(&message), move |db| insert(db, &message)).await
     }
 
     /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
@@ -326,6 +323,12 @@ impl Archive {
     }
 }
 
+/// What the beginning of a message's life has to survive. What is sent at once has left nothing behind until the note that
+/// it leaves, which takes this row to the disk with it. What waits in the outbox is a promise.
+pub(super) fn survives(message: &NewMessage) -> Survives {
+    if message.state == State::Sending { Survives::Process } else { Survives::Machine }
+}
+
 pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> {
     let at = now();
     db.prepare_cached(
@@ -360,7 +363,7 @@ pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqli
 /// As if the attempt had not left: it certainly started nothing.
 const NEVER_LEFT: &str = "UPDATE messages SET sent_at = NULL, boot_id = NULL WHERE seq = ?1";
 
-fn apply(
+pub(super) fn apply(
     db: &Connection,
     id: &str,
     lease: Option<&str>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
@@ -15,6 +15,10 @@ const BATCH: usize = 256;
 
 /// When nothing was to be written for so long, there is time to copy the WAL into the database.
 const IDLE: Duration = Duration::from_millis(5);
+
+/// For so long a write that nobody waits for waits for another one, to share its commit: that a gateway took a message is
+/// hardly noted when the answer is here.
+const COMPANY: Duration = Duration::from_millis(2);
 
 /// So many pages in the WAL are worth it: what is left there has to be read again by the next command.
 const WORTH_COPYING: i64 = 100;
@@ -46,12 +50,20 @@ pub(super) struct Write {
     pub(super) done: oneshot::Sender<Result<(), ArchiveError>>,
 }
 
-/// Runs writes until the archive is dropped: all that queued up in one commit, each in a savepoint of its own.
+impl Write {
+    /// Whether somebody waits for it, or would if he knew how to. Only notes can wait: they all survive our crash only.
+    fn is_urgent(&self) -> bool {
+        self.survives == Survives::Machine || !self.done.is_closed()
+    }
+}
+
+/// Runs writes until the archive is dropped: all that queued up in one commit.
 pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
+    let mut set = None;
     while let Some(first) = next_write(connection, queue, path) {
-        let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1)).collect();
+        let batch = gather(first, queue);
         let mut waiting = Vec::with_capacity(batch.len());
-        let outcome = commit(connection, batch, &mut waiting);
+        let outcome = commit(connection, &mut set, batch, &mut waiting);
         for (done, own) in waiting {
             let result = match (&outcome, own) {
                 (_, Err(source)) => Err(classify(path, source)),
@@ -77,6 +89,22 @@ fn next_write(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Pat
         Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
     }
     queue.recv().ok()
+}
+
+/// What queued up behind a write.
+fn gather(first: Write, queue: &mpsc::Receiver<Write>) -> Vec<Write> {
+    let end = Instant::now() + COMPANY;
+    let mut batch = vec![first];
+    loop {
+        batch.extend(queue.try_iter().take(BATCH - batch.len()));
+        if batch.len() == BATCH || batch.iter().any(Write::is_urgent) {
+            return batch;
+        }
+        match queue.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(next) => batch.push(next),
+            Err(_) => return batch,
+        }
+    }
 }
 
 fn is_worth_copying(connection: &Connection) -> Result<bool, rusqlite::Error> {
@@ -107,24 +135,43 @@ fn checkpoint(connection: &Connection, how: &str) -> Result<(i64, i64), rusqlite
 
 type Waiting = Vec<(oneshot::Sender<Result<(), ArchiveError>>, Result<(), rusqlite::Error>)>;
 
-fn commit(connection: &Connection, batch: Vec<Write>, waiting: &mut Waiting) -> Result<(), rusqlite::Error> {
-    let survives = batch.iter().map(|write| write.survives).max().unwrap_or(Survives::Machine);
+/// `set` is what the connection is set to survive.
+fn commit(
+    connection: &Connection,
+    set: &mut Option<Survives>,
+    batch: Vec<Write>,
+    waiting: &mut Waiting,
+) -> Result<(), rusqlite::Error> {
     // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
-    let begun = connection
-        .prepare_cached(survives.pragma())
-        .and_then(|mut pragma| pragma.execute([]))
-        .and_then(|_| run_cached(connection, "BEGIN IMMEDIATE"));
+    let survives = batch.iter().map(|write| write.survives).max().unwrap_or(Survives::Machine);
+    let begun = survive(connection, set, survives).and_then(|()| run_cached(connection, "BEGIN IMMEDIATE"));
+    let is_alone = batch.len() == 1;
     for write in batch {
         let own = match &begun {
             Err(error) => Err(copy(error)),
+            Ok(()) if is_alone => (write.job)(connection),
             Ok(()) => in_savepoint(connection, write.job),
         };
         waiting.push((write.done, own));
     }
     begun?;
-    run_cached(connection, "COMMIT").inspect_err(|_| {
+    // One that is alone and fails has no savepoint to go back to.
+    let end = if waiting.iter().any(|(_, own)| own.is_ok()) { "COMMIT" } else { "ROLLBACK" };
+    run_cached(connection, end).inspect_err(|_| {
         let _ = connection.execute_batch("ROLLBACK");
     })
+}
+
+fn survive(
+    connection: &Connection,
+    set: &mut Option<Survives>,
+    survives: Survives,
+) -> Result<(), rusqlite::Error> {
+    if *set != Some(survives) {
+        run_cached(connection, survives.pragma())?;
+        *set = Some(survives);
+    }
+    Ok(())
 }
 
 fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
@@ -172,18 +219,64 @@ mod tests {
     #[test]
     fn a_commit_survives_what_the_most_demanding_of_its_writes_has_to() {
         let connection = Connection::open_in_memory().unwrap();
-        let synchronous_after = |batch: &[Survives]| -> i64 {
+        let mut set = None;
+        let mut synchronous_after = |batch: &[Survives]| -> i64 {
             let write = |survives: &Survives| Write {
                 job: Box::new(|_| Ok(())),
                 survives: *survives,
                 done: oneshot::channel().0,
             };
-            commit(&connection, batch.iter().map(write).collect(), &mut Vec::new()).unwrap();
+            commit(&connection, &mut set, batch.iter().map(write).collect(), &mut Vec::new()).unwrap();
             connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
         };
         let (normal, full) = (1, 2);
         assert_eq!(synchronous_after(&[Survives::Process]), normal);
         assert_eq!(synchronous_after(&[Survives::Process, Survives::Machine, Survives::Process]), full);
         assert_eq!(synchronous_after(&[Survives::Process]), normal);
+    }
+
+    /// Jobs that each insert their number and, if so told, fail then.
+    fn after_batch(batch: &[(i64, bool)]) -> (Vec<i64>, Vec<bool>) {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
+        let write = |&(number, fails): &(i64, bool)| Write {
+            job: Box::new(move |db| {
+                db.execute("INSERT INTO t VALUES (?1)", [number])?;
+                if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
+            }),
+            survives: Survives::Process,
+            done: oneshot::channel().0,
+        };
+        let mut waiting = Vec::new();
+        commit(&connection, &mut None, batch.iter().map(write).collect(), &mut waiting).unwrap();
+        assert!(connection.is_autocommit());
+        let mut kept = connection.prepare("SELECT x FROM t").unwrap();
+        let kept = kept.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        (kept, waiting.iter().map(|(_, own)| own.is_ok()).collect())
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_behind_and_takes_nothing_with_it() {
+        assert_eq!(after_batch(&[(1, true)]), (vec![], vec![false]));
+        assert_eq!(after_batch(&[(1, false)]), (vec![1], vec![true]));
+        assert_eq!(after_batch(&[(1, true), (2, false), (3, true)]), (vec![2], vec![false, true, false]));
+        assert_eq!(after_batch(&[(1, true), (2, true)]), (vec![], vec![false, false]));
+    }
+
+    #[test]
+    fn only_a_note_that_nobody_waits_for_waits_for_company() {
+        let (writes, queue) = mpsc::channel();
+        let write = |survives, done| Write { job: Box::new(|_| Ok(())), survives, done };
+        let (awaited, _committed) = oneshot::channel();
+        assert!(write(Survives::Process, awaited).is_urgent());
+        assert!(write(Survives::Machine, oneshot::channel().0).is_urgent());
+        let note = || write(Survives::Process, oneshot::channel().0);
+        assert!(!note().is_urgent());
+        for next in [note(), write(Survives::Machine, oneshot::channel().0)] {
+            writes.send(next).unwrap();
+        }
+        assert_eq!(gather(note(), &queue).len(), 3);
+        drop(writes);
+        assert_eq!(gather(note(), &queue).len(), 1, "nobody will come any more");
     }
 }

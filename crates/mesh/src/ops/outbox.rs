@@ -74,7 +74,7 @@ pub async fn send_or_keep(
     let plan = plan(mesh, agent, request)?.permitted()?;
     let deadline = Instant::now() + request.timeout;
     let new = new_message(&plan, request, State::Queued, Some(expiry(expires)));
-    let archive = begin(mesh, new, plan.allowance).await?;
+    let archive = begin(mesh, new, plan.allowance, None).await?;
     observer.progress(Progress::Begun { id: &plan.id });
     let peer = &plan.to.email_prefix;
     archive.hurry(Some(peer)).await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
-use crate::archive::{Allowance, Archive, ArchiveError, Direction, NewMessage};
+use crate::archive::{Allowance, Archive, ArchiveError, Direction, Leaving, NewMessage};
 use crate::crowd::Turn;
 use crate::error::MeshError;
 use crate::fallback::ImFallback;
@@ -293,7 +293,14 @@ pub(crate) async fn send_planned(
     if let Err(error @ MeshError::Guard(_)) = plan.peer {
         return unsent(message, plan.bytes, State::Skipped, error);
     }
-    let archive = match begin(mesh, new, plan.allowance).await {
+    let mut line = pool.line();
+    let standing = match &plan.peer {
+        Ok(peer) if message.via != Via::A2a => line.take_standing(mesh, peer),
+        _ => None,
+    };
+    let leaving = standing.map(|client| Leaving { boot_id: client.hello().server.boot_id.clone() });
+    let is_leaving = leaving.is_some();
+    let archive = match begin(mesh, new, plan.allowance, leaving).await {
         Ok(archive) => archive,
         Err(error @ MeshError::Guard(_)) => return unsent(message, plan.bytes, State::Skipped, error),
         Err(error @ MeshError::IdInUse { state, .. }) => {
@@ -302,14 +309,13 @@ pub(crate) async fn send_planned(
         Err(error) => return unsent(message, plan.bytes, State::Failed, error),
     };
     observer.progress(Progress::Begun { id: &message.id });
-    let mut delivery = Delivery::new(archive, &message.id, State::Sending, Receipt::default());
+    let mut delivery =
+        Delivery::new(archive, &message.id, State::Sending, Receipt::default()).leaving(is_leaving);
     let mut result = match plan.peer {
-        Ok(peer) => {
-            let mut line = pool.line();
-            see_through(mesh, &peer, &mut message, None, &mut line, &mut delivery, observer).await
-        }
+        Ok(peer) => see_through(mesh, &peer, &mut message, None, &mut line, &mut delivery, observer).await,
         Err(error) => Err(error),
     };
+    drop(line);
     if let (Err(error), Some(fallback), true) = (&result, &mesh.config().fallback, request.fallback)
         && error.is_unreachable()
         && delivery.state() == State::Sending
@@ -349,11 +355,20 @@ pub(super) fn new_message(
     }
 }
 
-/// Writes the message into the archive, within the limits.
-pub(super) async fn begin(mesh: &Mesh, new: NewMessage, allowance: Allowance) -> Result<&Archive, MeshError> {
+/// Writes the message into the archive, within the limits; also that it leaves, if it does at once.
+pub(super) async fn begin(
+    mesh: &Mesh,
+    new: NewMessage,
+    allowance: Allowance,
+    leaving: Option<Leaving>,
+) -> Result<&Archive, MeshError> {
     let archive = mesh.archive()?;
     let id = new.id.clone();
-    match archive.begin_within(new, allowance).await {
+    let begun = match leaving {
+        Some(leaving) => archive.begin_leaving(new, allowance, leaving).await,
+        None => archive.begin_within(new, allowance).await,
+    };
+    match begun {
         Err(ArchiveError::Exists) => {
             let known = archive.find(&id).await?.filter(|stored| stored.direction == Direction::Out);
             Err(MeshError::IdInUse { id, state: known.map(|stored| stored.record.state) })

@@ -12,6 +12,8 @@ pub(crate) struct Delivery<'a> {
     state: State,
     /// Whose lease it is carried under: another's steps are not ours to write.
     lease: Option<String>,
+    /// That it leaves was written with its beginning.
+    is_leaving: bool,
     /// The gateway refused the message itself, or it never left: it certainly started nothing.
     pub was_turned_away: bool,
     pub receipt: Receipt,
@@ -21,12 +23,26 @@ pub(crate) struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// A message that the archive knows, in the state it has there.
     pub(crate) fn new(archive: &'a Archive, id: &str, state: State, receipt: Receipt) -> Self {
-        Self { archive, id: id.to_owned(), state, lease: None, was_turned_away: false, receipt, reply: None }
+        Self {
+            archive,
+            id: id.to_owned(),
+            state,
+            lease: None,
+            is_leaving: false,
+            was_turned_away: false,
+            receipt,
+            reply: None,
+        }
     }
 
     /// The same, for a message that is carried under a lease.
     pub(crate) fn held_under(self, lease: &str) -> Self {
         Self { lease: Some(lease.to_owned()), ..self }
+    }
+
+    /// The same, for a message whose first attempt the archive knows already.
+    pub(crate) fn leaving(self, is_leaving: bool) -> Self {
+        Self { is_leaving, ..self }
     }
 
     fn note(&self, step: Step) -> Committed {
@@ -41,13 +57,17 @@ impl<'a> Delivery<'a> {
     /// A gateway process is named only where the message goes to it now.
     pub(crate) fn reached(&mut self, boot_id: Option<&str>) {
         self.receipt.reached_at.get_or_insert_with(Timestamp::now);
-        drop(self.note(Step::Reached { boot_id: boot_id.map(str::to_owned) }));
+        if !self.is_leaving {
+            drop(self.note(Step::Reached { boot_id: boot_id.map(str::to_owned) }));
+        }
     }
 
     /// Another attempt is about to leave. It must not before this is on the disk.
     pub(crate) async fn sending(&mut self, run_id: &str, boot_id: Option<&str>) -> Result<(), ArchiveError> {
-        let step = Step::Sending { run_id: run_id.to_owned(), boot_id: boot_id.map(str::to_owned) };
-        self.note(step).await?;
+        if !std::mem::take(&mut self.is_leaving) {
+            let step = Step::Sending { run_id: run_id.to_owned(), boot_id: boot_id.map(str::to_owned) };
+            self.note(step).await?;
+        }
         self.state = State::Sending;
         self.was_turned_away = false;
         Ok(())
