@@ -23,6 +23,9 @@ const COMPANY: Duration = Duration::from_millis(2);
 /// So many pages in the WAL are worth it: what is left there has to be read again by the next command.
 const WORTH_COPYING: i64 = 100;
 
+/// A WAL of so many pages is copied at once: who opens it next reads all of it, 3 us a page, also what is in the database.
+const TOO_LONG: i64 = 250;
+
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
 
 /// Which crash a write has to survive.
@@ -60,6 +63,7 @@ impl Write {
 /// Runs writes until the archive is dropped: all that queued up in one commit.
 pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
     let mut set = None;
+    let mut is_first = true;
     while let Some(first) = next_write(connection, queue, path) {
         let batch = gather(first, queue);
         let mut waiting = Vec::with_capacity(batch.len());
@@ -73,6 +77,21 @@ pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: 
             // Whoever asked may not care any more.
             let _ = done.send(result);
         }
+        if std::mem::take(&mut is_first) {
+            shorten_wal(connection);
+        }
+    }
+}
+
+/// Copies all of a WAL that became long, so that the next write begins it anew. For commands, which are over before there is
+/// time for it: after their first write, while they dial. No other write of ours can come between.
+fn shorten_wal(connection: &Connection) {
+    let shortened = checkpoint(connection, "NOOP").and_then(|(in_wal, _)| match in_wal < TOO_LONG {
+        true => Ok(()),
+        false => checkpoint(connection, "PASSIVE").map(drop),
+    });
+    if let Err(error) = shortened {
+        tracing::debug!(%error, "the WAL was not copied");
     }
 }
 
@@ -214,6 +233,19 @@ mod tests {
         assert!(fill(WORTH_COPYING));
         checkpoint(&connection, "PASSIVE").unwrap();
         assert!(!is_worth_copying(&connection).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_wal_that_others_left_long_begins_anew_after_the_first_writes() {
+        let (_folder, archive) = crate::archive::tests::archive();
+        let other = Connection::open(archive.path()).unwrap();
+        let in_wal = || checkpoint(&other, "NOOP").unwrap().0;
+        other.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
+        other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * TOO_LONG]).unwrap();
+        assert!(in_wal() > TOO_LONG);
+        archive.settle().await.unwrap();
+        archive.reset_limits(None).await.unwrap();
+        assert!(in_wal() < 10, "{} pages", in_wal());
     }
 
     #[test]

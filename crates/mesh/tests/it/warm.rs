@@ -1,18 +1,15 @@
 //! A process that lives on keeps its connections: when the next message goes over one, and when it must not.
 
-use std::sync::{Arc, Mutex};
-
 use agent_mesh_testkit::{Certificate, Challenge, FakeGateway, Gate, How, Reply, Script, TlsFront};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast};
 use agent_team_mesh::ops::outbox::{Report, flush, send_or_keep};
 use agent_team_mesh::ops::send::{SendRequest, send};
-use agent_team_mesh::progress::{Observer, Progress, Unobserved};
+use agent_team_mesh::progress::Unobserved;
 use agent_team_mesh::record::{Record, State};
 use agent_team_mesh::registry::{Agent, Registry, Via};
 use futures_util::future::join_all;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::time::{Duration, Instant, advance, pause, resume};
 
 use crate::team::{SOON, TOKEN, Team, message, nobody};
@@ -366,36 +363,20 @@ async fn only_so_many_are_kept_without_a_message() {
     assert_eq!(open(&peers), 64);
 }
 
-/// Keeps the archive from writing, from the moment in which the message is about to leave.
-struct Hold {
-    archive: Arc<Mutex<rusqlite::Connection>>,
-    begun: watch::Sender<bool>,
-}
-
-impl Hold {
-    fn of(team: &Team) -> (Self, watch::Receiver<bool>) {
-        let archive = rusqlite::Connection::open(team.mesh.archive_path()).unwrap();
-        let (begun, watched) = watch::channel(false);
-        (Self { archive: Arc::new(Mutex::new(archive)), begun }, watched)
-    }
+/// Keeps the archive from writing: a message has taken its connection, and is not written down yet.
+fn hold(team: &Team) -> rusqlite::Connection {
+    let archive = rusqlite::Connection::open(team.mesh.archive_path()).unwrap();
+    archive.execute_batch("BEGIN IMMEDIATE").unwrap();
+    archive
 }
 
 /// Lets the archive write again, when our side has seen that the connection ended.
-async fn release(archive: &Mutex<rusqlite::Connection>) {
+async fn release(archive: rusqlite::Connection) {
     // The end is there to be read; this is for whoever reads it.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    archive.lock().unwrap().execute_batch("ROLLBACK").unwrap();
-}
-
-impl Observer for Hold {
-    fn progress(&mut self, step: Progress<'_>) {
-        if matches!(step, Progress::Reached) && !*self.begun.borrow() {
-            self.archive.lock().unwrap().execute_batch("BEGIN IMMEDIATE").unwrap();
-            self.begun.send_replace(true);
-        }
-    }
+    archive.execute_batch("ROLLBACK").unwrap();
 }
 
 /// The connection is well when it is taken, and ends before the message is written. Nothing left, and that is certain: in
@@ -405,18 +386,17 @@ async fn a_connection_that_ends_just_before_the_message_leaves_makes_nothing_unc
     for via in [Via::Agent, Via::Chat] {
         let (team, bob) = with_bob(Script::new()).await;
         team.ask("one").await;
-        let (mut hold, mut begun) = Hold::of(&team);
-        let archive = Arc::clone(&hold.archive);
+        let archive = hold(&team);
         let mut request = SendRequest { via: Some(via), ..message("two", SOON) };
         request.session.thread = Some("new".into());
         let mesh = team.mesh.reread();
-        let sent = send(&mesh, mesh.registry().unwrap().find("bob").unwrap(), &request, &mut hold);
+        let (agent, mut observer) = (mesh.registry().unwrap().find("bob").unwrap(), Unobserved);
+        let sent = send(&mesh, agent, &request, &mut observer);
         let killed = async {
-            begun.wait_for(|begun| *begun).await.unwrap();
             bob.kill().await;
-            release(&archive).await;
+            release(archive).await;
         };
-        let (record, ()) = tokio::join!(sent, killed);
+        let (record, ()) = tokio::join!(biased; sent, killed);
         let record = record.unwrap();
         assert_eq!(record.state, State::Replied, "{via:?}: {record:?}");
         assert_eq!((bob.connections(), bob.ledger().runs_of_text("two")), (2, 1));
@@ -430,18 +410,17 @@ async fn a_connection_that_ends_just_before_the_message_leaves_makes_nothing_unc
 async fn what_did_not_leave_waits_in_the_outbox() {
     let (team, bob) = with_bob(Script::new()).await;
     team.ask("one").await;
-    let (mut hold, mut begun) = Hold::of(&team);
-    let archive = Arc::clone(&hold.archive);
+    let archive = hold(&team);
     let mesh = team.mesh.reread();
     let agent = mesh.registry().unwrap().find("bob").unwrap();
     let (request, hour) = (message("two", SOON), Duration::from_secs(3600));
-    let kept = send_or_keep(&mesh, agent, &request, hour, &mut hold);
+    let mut observer = Unobserved;
+    let kept = send_or_keep(&mesh, agent, &request, hour, &mut observer);
     let gone = async {
-        begun.wait_for(|begun| *begun).await.unwrap();
         drop(bob);
-        release(&archive).await;
+        release(archive).await;
     };
-    let (kept, ()) = tokio::join!(kept, gone);
+    let (kept, ()) = tokio::join!(biased; kept, gone);
     let kept = kept.unwrap();
     assert_eq!((kept.record.state, kept.next_try_at.is_some()), (State::Queued, true), "{kept:?}");
     let bob = FakeGateway::start(Script::new()).await;
