@@ -117,6 +117,8 @@ enum Proof {
     Stranger,
     /// A one-time code, by the device it belongs to, which is not known yet.
     Code,
+    /// The same, by one that is: it is in, and may have got a name by it.
+    Redeemed,
 }
 
 impl Door<'_> {
@@ -125,7 +127,10 @@ impl Door<'_> {
         let offered = Offered::new(caller.params.auth.as_ref());
         let proof = self.check(&offered, caller);
         let counted = offered.kind().filter(|_| !caller.is_local());
-        if !matches!(proof, Ok(Proof::Member(..) | Proof::Device | Proof::Signature | Proof::Code)) {
+        if !matches!(
+            proof,
+            Ok(Proof::Member(..) | Proof::Device | Proof::Signature | Proof::Code | Proof::Redeemed)
+        ) {
             // What nobody can guess is looked at first: a lockout is for those who guess, not for who shares their address.
             let locked = counted.and_then(|kind| self.lockout.locked(caller.ip, kind, self.now.at));
             if let Some(left) = locked {
@@ -138,6 +143,7 @@ impl Door<'_> {
             Ok(Proof::Member(member, hash)) => self.with_own_token(caller, member, hash),
             Ok(Proof::Device) => self.with_device_token(caller),
             Ok(Proof::Signature) => self.known_device(caller),
+            Ok(Proof::Redeemed) => self.redeemed(caller),
             Ok(Proof::Stranger | Proof::Code) => Err(self.stranger(caller)),
             Err(wrong) => Err(self.refuse(wrong, counted, caller)),
         }
@@ -176,7 +182,7 @@ impl Door<'_> {
             (offered.bootstrap, caller.device, offered.kind())
             && self.pairing.codes.redeem(code, device, &caller.params.scopes, self.now)
         {
-            return Ok(if is_known { Proof::Signature } else { Proof::Code });
+            return Ok(if is_known { Proof::Redeemed } else { Proof::Code });
         }
         match (offered.kind(), caller.device) {
             (None, Some(_)) if is_known => Ok(Proof::Signature),
@@ -273,6 +279,15 @@ impl Door<'_> {
         let granted = with_token(granted(claim.scopes.clone()), device);
         let member = member.unwrap_or_else(|| self.access.approved(device));
         self.peer(member, Way::Device, granted, changed)
+    }
+
+    /// A device that is known shows a code. No request says so: the owner's side is told of it instead.
+    fn redeemed(&mut self, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
+        let entry = self.known_device(caller)?;
+        if let (Some(device), Some(name)) = (caller.device, &caller.params.client.display_name) {
+            self.pairing.redeemed.insert(device.to_owned(), name.clone());
+        }
+        Ok(entry)
     }
 
     /// A device that nobody knows asks to be approved, whatever it has shown beside its signature.

@@ -220,6 +220,9 @@ async fn admit(
     let caller = Caller { params: &connect.params, device, ip };
     let decision = decide(shared, &caller);
     shared.metrics.connect(decision.is_ok());
+    if !lock(&shared.pairing).redeemed.is_empty() {
+        shared.approvals.notify_one();
+    }
     let entry = match decision {
         Ok(entry) => entry,
         Err(refusal) => {

@@ -23,9 +23,16 @@ impl Reload {
         Self(Arc::clone(shared))
     }
 
-    /// Waits until a device is approved: something new may be known of it.
+    /// Waits until a device is approved, or one that is in shows a one-time code: something new may be known of it.
     pub async fn approved(&self) {
         self.0.approvals.notified().await;
+    }
+
+    /// The devices that were in already when they showed a one-time code, each with the name that it gave itself then;
+    /// those that were not told of before.
+    #[must_use]
+    pub fn redeemed(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut lock(&self.0.pairing).redeemed).into_iter().collect()
     }
 
     /// From now on this holds. Connections of peers who may not come in any more are closed with 4001.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::invite::Invite;
-use agent_team_mesh::ops::join::{self, Enrolled, JoinOptions, Joined};
-use agent_team_mesh::ops::pair::{PairStatus, approve_commands};
+use agent_team_mesh::ops::join::{self, Enrolled, JoinOptions, JoinStatus, Joined};
+use agent_team_mesh::ops::pair::approve_commands;
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::{Mesh, MeshError};
 use clap::Args;
@@ -82,7 +82,7 @@ fn told(mesh: &Mesh, joined: &Joined, invite: &Invite, ui: &Ui) -> Exit {
     let invited = invite.from.is_some();
     let fields = serde_json::to_value(joined).unwrap_or_default();
     let Joined { peer, registry, .. } = joined;
-    if joined.status == PairStatus::Pending {
+    if joined.status == JoinStatus::Pending {
         let message = format!("{} has not let us in yet", peer.name);
         let error = CliError::new(Exit::NoReply, "not-approved-in-time", message);
         let theirs = joined.request_id.as_deref().map(|id| commands(id, invited)).unwrap_or_default();
@@ -97,7 +97,11 @@ fn told(mesh: &Mesh, joined: &Joined, invite: &Invite, ui: &Ui) -> Exit {
         };
         return ui.document_with_error("join", fields, error.hint(hint));
     }
-    ui.out(Line::styled(style::GOOD, "joined ").text(&peer.name));
+    ui.out(match joined.status {
+        JoinStatus::AlreadyIn => Line::styled(style::GOOD, "already in")
+            .text(format!(": {} had let us in before; the invite was not used", peer.name)),
+        _ => Line::styled(style::GOOD, "joined ").text(&peer.name),
+    });
     let path = mesh.config().registry.display();
     match registry {
         Some(Enrolled::Added) => ui.note(format!("{} is in the registry now: {path}", peer.name)),

@@ -539,3 +539,92 @@ async fn once_there_is_a_device_token_the_shared_one_stays_at_home() {
     until(&gateway, |gateway| gateway.requests("connect").len() > lost).await;
     assert_eq!(gateway.requests("connect")[lost]["auth"]["token"], token("bob"), "asked for by the user");
 }
+
+impl Two {
+    /// Alice's device, let in by hand: she has a token, and Bob does not know whose it is.
+    async fn let_in_by_hand(&self) {
+        self.alices.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": self.serve.url() }]));
+        let asked = self.alices.run(&["pair", "--to", "bob", "--json"]).await.ok().json();
+        self.bob(&["pair", "approve", asked["requestId"].as_str().unwrap()]).run().await.ok();
+        self.alices.run(&["pair", "--to", "bob"]).await.ok();
+    }
+
+    async fn bobs_name_for_alice(&self) -> Value {
+        self.bob(&["pair", "list"]).run().await.ok().json()["paired"][0]["to"]["emailPrefix"].clone()
+    }
+}
+
+/// She was told "joined", and stayed a device without a name.
+#[tokio::test]
+async fn an_invite_gives_its_name_to_a_device_that_was_let_in_before() {
+    let two = Two::new().await;
+    two.let_in_by_hand().await;
+    assert_eq!(two.bobs_name_for_alice().await, Value::Null);
+    let mut bob = Watch::start(two.bob(&["invite", "alice", "--wait"]));
+    let invite = bob.next().await["invite"].as_str().unwrap().to_owned();
+    let joined = two.join(&invite, &[]).await.ok().json();
+    assert_eq!(joined["status"], "approved");
+    let approved = bob.next().await;
+    assert_eq!((&approved["status"], &approved["requestId"]), (&json!("approved"), &Value::Null));
+    assert_eq!(bob.child.wait().await.unwrap().code(), Some(0));
+    assert_eq!(two.bobs_name_for_alice().await, "alice");
+}
+
+#[tokio::test]
+async fn serve_itself_knows_whose_device_redeemed_an_invite_though_it_was_let_in_before() {
+    let two = Two::new().await;
+    two.let_in_by_hand().await;
+    let invite = two.invite().await;
+    two.bobs.write(two.bobs.config("policy.toml"), "[peers.alice]\nmode = \"deny\"\n");
+    two.send().await.ok();
+    two.join(&invite, &[]).await.ok();
+    // The policy is looked at once in a second.
+    let denied = async {
+        while two.send().await.code != 5 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), denied).await.expect("she has no name");
+    assert_eq!(code(&two.send().await), "denied-by-peer", "the policy knows her by her name");
+    let doctor = two.alices.run(&["doctor", "--to", "bob"]).await.stdout;
+    assert!(doctor.contains("Bob's policy: mode; only Bob can change that"), "{doctor}");
+    assert!(!doctor.contains("pair --to"), "{doctor}");
+    assert_eq!(two.bobs_name_for_alice().await, "alice", "and so does `pair list`");
+    let decided = two.bob(&["pair", "approve", "--invited"]).run().await.ok().json();
+    assert_eq!(decided["decisions"][0]["to"]["emailPrefix"], "alice");
+    let decided = two.bob(&["pair", "approve", "--invited"]).run().await.ok().json();
+    assert_eq!(decided["decisions"], json!([]), "told once");
+}
+
+#[tokio::test]
+async fn a_request_that_shows_an_invite_and_is_approved_by_hand_has_its_name() {
+    let two = Two::new().await;
+    let invite = two.invite().await;
+    let pending = two.join(&invite, &["--timeout", "1s"]).await.exits(3).json();
+    two.bob(&["pair", "approve", pending["requestId"].as_str().unwrap()]).run().await.ok();
+    assert_eq!(two.bobs_name_for_alice().await, "alice");
+    two.join(&invite, &[]).await.ok();
+}
+
+#[tokio::test]
+async fn an_invite_that_is_over_is_no_joining_though_we_are_in() {
+    let mut two = Two::new().await;
+    two.let_in_by_hand().await;
+    let document = two.bob(&["invite", "alice", "--expires", "1s"]).run().await.ok().json();
+    let over = document["invite"].as_str().unwrap().to_owned();
+    let end: jiff::Timestamp = document["expiresAt"].as_str().unwrap().parse().unwrap();
+    while jiff::Timestamp::now() <= end {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(code(&two.join(&over, &[]).await.exits(5)), "invite-expired");
+
+    // A restart ends the codes, and no access.
+    let good = two.invite().await;
+    let address = two.serve.address.clone();
+    two.serve.end().await;
+    two.serve = Serve::start_on(&two.bobs, &address, &["--token-file", "serve.token"]).await;
+    let joined = two.join(&good, &[]).await.ok();
+    assert_eq!(joined.json()["status"], "already-in");
+    let told = two.alices.call(&["join", "-"]).stdin(good).run().await.ok().stdout;
+    assert!(told.contains("the invite was not used") && !told.contains("joined"), "{told}");
+}

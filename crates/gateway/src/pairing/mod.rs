@@ -186,6 +186,8 @@ pub(crate) struct Pairing {
     pending: Vec<Pending>,
     /// How devices without the owner's token may ask.
     pub(crate) codes: Codes,
+    /// Devices that are in and showed a code since, with the names that they gave themselves then, until they are read.
+    pub(crate) redeemed: BTreeMap<String, String>,
     max_pending: usize,
     max_pending_per_ip: usize,
 }

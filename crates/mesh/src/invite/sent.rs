@@ -1,5 +1,6 @@
 //! The invites we sent, and who came in by one: `<state>/invites.json`, 0600.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -125,8 +126,11 @@ impl SentInvites {
         Ok(bound)
     }
 
-    /// Remembers that a device was let in by its invite.
+    /// Remembers that a device is in that has shown its invite. Of one that has shown none nothing changes.
     pub(crate) fn joined(&self, device_id: &str) -> Result<(), SentError> {
+        if self.read()?.shown_by(device_id).is_none() {
+            return Ok(());
+        }
         self.edit(|rows| {
             rows.retain(|row| row.joined_at.is_none() || !row.is_of(device_id));
             for row in rows.iter_mut().filter(|row| row.is_of(device_id)) {
@@ -149,8 +153,8 @@ impl SentInvites {
             let mut file = parse(&self.path, bytes)?;
             edit(&mut file.invites);
             let now = Timestamp::now();
-            // Of an invite that ended only who came by it is worth knowing.
-            file.invites.retain(|row| row.joined_at.is_some() || row.expires_at > now);
+            // Of an invite that ended only who showed it is worth knowing.
+            file.invites.retain(|row| row.device_id.is_some() || row.expires_at > now);
             for row in file.invites.iter_mut().filter(|row| row.expires_at <= now) {
                 row.proof = None;
             }
@@ -175,28 +179,39 @@ impl Guests {
         })
     }
 
-    /// Who came in with this device.
-    pub(crate) fn whose(&self, device_id: &str) -> Option<To> {
-        let row = self.0.iter().rev().find(|row| row.joined_at.is_some() && row.is_of(device_id))?;
+    /// Whether an invite is good yet that nobody came by.
+    pub(crate) fn awaits(&self, now: Timestamp) -> bool {
+        self.0.iter().any(|row| row.joined_at.is_none() && row.expires_at > now)
+    }
+
+    /// Who showed an invite with this device, and is not told to be in by it.
+    pub(crate) fn shown_by(&self, device_id: &str) -> Option<To> {
+        let row = self.0.iter().rev().find(|row| row.joined_at.is_none() && row.is_of(device_id))?;
         Some(row.to())
     }
 
-    /// The devices that showed an invite, and whose they are. A device that was let in is told once, by its last invite;
-    /// one that waits for it by each that it shows.
-    pub(crate) fn devices(&self) -> impl Iterator<Item = (&str, To)> {
-        let shown = self.0.iter().filter_map(|row| Some((row, row.device_id.as_deref()?)));
-        shown.filter_map(move |(row, id)| match self.whose(id) {
-            Some(to) => row.joined_at.is_some().then_some((id, to)),
-            None => Some((id, row.to())),
-        })
+    /// Whose a device is: who came in with it last, else who showed an invite with it. One that showed the invites of two
+    /// is nobody's.
+    pub(crate) fn whose(&self, device_id: &str) -> Option<To> {
+        let mut shown = self.0.iter().rev().filter(|row| row.is_of(device_id));
+        if let Some(row) = shown.clone().find(|row| row.joined_at.is_some()) {
+            return Some(row.to());
+        }
+        let last = shown.next()?;
+        let is_same = |row: &Row| row.email_prefix.eq_ignore_ascii_case(&last.email_prefix);
+        shown.all(is_same).then(|| last.to())
     }
 
-    /// The devices that a teammate came in with.
+    /// The devices that showed an invite, and whose they are.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (&str, To)> {
+        let ids: BTreeSet<&str> = self.0.iter().filter_map(|row| row.device_id.as_deref()).collect();
+        ids.into_iter().filter_map(|id| Some((id, self.whose(id)?)))
+    }
+
+    /// The devices of a teammate.
     pub(crate) fn devices_of<'a>(&'a self, email_prefix: &'a str) -> impl Iterator<Item = &'a str> {
-        let theirs = self.0.iter().filter(move |row| {
-            row.joined_at.is_some() && row.email_prefix.eq_ignore_ascii_case(email_prefix)
-        });
-        theirs.filter_map(|row| row.device_id.as_deref())
+        let theirs = |to: &To| to.email_prefix.eq_ignore_ascii_case(email_prefix);
+        self.devices().filter_map(move |(id, to)| theirs(&to).then_some(id))
     }
 }
 
@@ -322,6 +337,33 @@ mod tests {
         let text = std::fs::read_to_string(&sent.path).unwrap();
         assert!(!text.contains(proof.expose()) && !text.contains(other.expose()), "{text}");
         assert_eq!(sent.read().unwrap().whose("hers"), Some(alice()));
+    }
+
+    #[test]
+    fn a_device_that_showed_an_invite_keeps_its_name_when_that_ends() {
+        let (_folder, sent, proof) = sent();
+        sent.add(&alice(), &proof, soon()).unwrap();
+        sent.bind(&proof.sign("x", "hers"), "hers").unwrap();
+        let end = sent.read().unwrap().0[0].expires_at.to_string();
+        let text = std::fs::read_to_string(&sent.path).unwrap();
+        private_file::write(&sent.path, text.replace(&end, "2026-01-01T00:00:00Z").as_bytes()).unwrap();
+        let other = Proof::generate().unwrap();
+        sent.add(&alice(), &other, soon()).unwrap();
+        assert_eq!(sent.read().unwrap().whose("hers"), Some(alice()), "it may have been approved by hand");
+        assert_eq!(devices(&sent), [("hers".to_owned(), "alice".to_owned())]);
+        sent.joined("another").unwrap();
+        assert_eq!(
+            sent.read().unwrap().shown_by("hers"),
+            Some(alice()),
+            "another's coming says nothing of it"
+        );
+
+        let bob = To { name: "Bob".into(), email_prefix: "bob".into() };
+        let bobs = Proof::generate().unwrap();
+        sent.add(&bob, &bobs, soon()).unwrap();
+        sent.bind(&bobs.sign("x", "hers"), "hers").unwrap();
+        let guests = sent.read().unwrap();
+        assert_eq!((guests.whose("hers"), guests.devices().count()), (None, 0), "the invites of two");
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 use openclaw_client::CallError;
 use openclaw_client::protocol::Fault;
-use openclaw_client::protocol::methods::device::{PairApprove, PairList, PendingDevice};
+use openclaw_client::protocol::methods::device::{
+    PairApprove, PairList, PairedDevice, Pairings, PendingDevice,
+};
 use serde::Serialize;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
@@ -55,8 +57,8 @@ pub struct Decision {
     pub reason: Reason,
     /// Whose device it is, if anything says so.
     pub to: Option<To>,
-    /// The request.
-    pub request_id: String,
+    /// The request; none if it was approved before, and the invite gave it its name.
+    pub request_id: Option<String>,
     /// The device.
     pub device_id: String,
     /// What it calls itself.
@@ -227,8 +229,8 @@ impl<'a> Doorkeeper<'a> {
                     Some(_) => ControlFlow::Continue(()),
                 },
                 // Who was not known before may be now: the files changed, or the device shows a newer invite, of which a
-                // gateway tells nobody, since it is the same request.
-                _ = looks.tick() => if self.reread(report) || self.left {
+                // gateway tells nobody, since it is the same request; or it is in already, and there is no request.
+                _ = looks.tick() => if self.reread(report) || self.left || self.book.awaits(Timestamp::now()) {
                     self.round(own, report).await?
                 } else {
                     ControlFlow::Continue(())
@@ -257,22 +259,44 @@ impl<'a> Doorkeeper<'a> {
         true
     }
 
-    /// Decides on everybody who waits.
+    /// Decides on everybody who waits, and names those who are in and showed an invite all the same.
     async fn round(
         &mut self,
         own: &OwnGateway,
         report: &mut (dyn FnMut(Report) -> ControlFlow<()> + Send),
     ) -> Result<ControlFlow<()>, MeshError> {
-        let waiting = own.call(&PairList {}, Instant::now() + PATIENCE).await?.pending;
+        let Pairings { pending, paired } = own.call(&PairList {}, Instant::now() + PATIENCE).await?;
         // After the list: whoever stands in it may be known since a moment before.
         self.reread(report);
         self.left = false;
-        for row in &waiting {
+        for row in &pending {
             if self.decide(own, row, report).await?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
+        for row in &paired {
+            if self.name(row, report)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// A device that is in already came by its invite.
+    fn name(
+        &mut self,
+        row: &PairedDevice,
+        report: &mut (dyn FnMut(Report) -> ControlFlow<()> + Send),
+    ) -> Result<ControlFlow<()>, MeshError> {
+        let Some(to) = self.book.redeemed(&self.rules, row, Timestamp::now()) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        for name in [&row.claimed_display_name, &row.display_name].into_iter().flatten() {
+            super::invite::shown(self.mesh, &row.device_id, name)?;
+        }
+        self.mesh.sent_invites().joined(&row.device_id)?;
+        self.reread(report);
+        Ok(report(Report::Decided(named(row, to))))
     }
 
     async fn decide(
@@ -327,13 +351,27 @@ impl<'a> Doorkeeper<'a> {
     }
 }
 
+fn named(row: &PairedDevice, to: To) -> Decision {
+    Decision {
+        at: Timestamp::now(),
+        decision: Verdict::Approved,
+        reason: Reason::Invite,
+        to: Some(to),
+        request_id: None,
+        device_id: row.device_id.clone(),
+        display_name: row.display_name.as_deref().map(|name| plain_name(name).to_owned()),
+        scopes: row.scopes.clone(),
+        remote_ip: None,
+    }
+}
+
 fn decision(row: &PendingDevice, to: Option<To>, reason: Reason) -> Decision {
     Decision {
         at: Timestamp::now(),
         decision: reason.verdict(),
         reason,
         to,
-        request_id: row.request_id.clone(),
+        request_id: Some(row.request_id.clone()),
         device_id: row.device_id.clone(),
         display_name: row.display_name.as_deref().map(|name| plain_name(name).to_owned()),
         scopes: row.scopes.clone(),

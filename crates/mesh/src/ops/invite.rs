@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::error::{MeshError, with_cause};
 use crate::invite::proof::Proof;
-use crate::invite::{Invite, InviteError, decode_setup_code};
+use crate::invite::{Invite, InviteError, Standing, decode_setup_code};
 use crate::mesh::Mesh;
 use crate::own_gateway::OwnGateway;
 use crate::record::To;
@@ -48,6 +48,18 @@ pub struct Sent {
 pub fn guests(mesh: &Mesh) -> Result<Vec<(String, To)>, MeshError> {
     let guests = mesh.sent_invites().read()?;
     Ok(guests.devices().map(|(id, to)| (id.to_owned(), to)).collect())
+}
+
+/// Gives an open invite of ours to a device that is in already and shows it by its name: it is called so from then on.
+///
+/// # Errors
+/// As [`guests`].
+pub fn shown(mesh: &Mesh, device_id: &str, name: &str) -> Result<(), MeshError> {
+    let invites = mesh.sent_invites();
+    if let Some(Standing::Open(_)) = invites.read()?.standing(name, device_id, Timestamp::now()) {
+        invites.bind(name, device_id)?;
+    }
+    Ok(())
 }
 
 /// The file that [`guests`] reads.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::invite::{LONGEST, stranger};
-use super::pair::{POLL, PairStatus};
+use super::pair::POLL;
 use crate::error::MeshError;
 use crate::invite::Invite;
 use crate::mesh::Mesh;
@@ -45,13 +45,25 @@ pub struct Joined {
     /// With whom.
     pub peer: To,
     /// Whether we are in.
-    pub status: PairStatus,
+    pub status: JoinStatus,
     /// Where their gateway is.
     pub address: String,
     /// What they approve; none once we are in.
     pub request_id: Option<String>,
     /// What became of the registry; none before we are in.
     pub registry: Option<Enrolled>,
+}
+
+/// Whether an invite let us in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JoinStatus {
+    /// They have to approve the request.
+    Pending,
+    /// We are in by it.
+    Approved,
+    /// We were in before, and the gateway does not take this invite: they know us by what let us in then.
+    AlreadyIn,
 }
 
 /// What the registry says of a teammate who let us in.
@@ -86,15 +98,12 @@ pub async fn join(
     // The code is ours since we showed it, and the gateway takes it for its full time, whatever the invite says.
     let is_ours = mesh.asked().of(&peer.to).is_some_and(|request| request.url == peer.endpoint.to_string());
     if !is_ours && ended(invite, Timestamp::now() - SKEW) {
-        return match is_in(mesh, &peer, deadline).await? {
-            true => enter(mesh, peer, invite, options),
-            false => Err(MeshError::InviteEnded { to: peer.to }),
-        };
+        return Err(MeshError::InviteEnded { to: peer.to });
     }
     let mut asked: Option<String> = None;
     loop {
         match knock(mesh, &peer, invite, is_ours || asked.is_some(), deadline).await {
-            Ok(()) => return enter(mesh, peer, invite, options),
+            Ok(()) => return enter(mesh, peer, invite, options, JoinStatus::Approved),
             Err(error) => match (error.refusal(), &asked) {
                 (Some(Fault::PairingRequired { request_id: Some(id), .. }), _) => {
                     if asked.as_ref() != Some(&id) {
@@ -107,7 +116,7 @@ pub async fn join(
                 (Some(Fault::Unavailable { .. }), _) => tracing::debug!(%error, "trying again"),
                 (_, Some(_)) if error.is_unreachable() => tracing::debug!(%error, "trying again"),
                 _ if is_worthless(&error) && is_in(mesh, &peer, deadline).await? => {
-                    return enter(mesh, peer, invite, options);
+                    return enter(mesh, peer, invite, options, JoinStatus::AlreadyIn);
                 }
                 // Nobody is there to say what time it is.
                 _ if error.is_unreachable() && !is_ours && ended(invite, Timestamp::now()) => {
@@ -124,7 +133,7 @@ pub async fn join(
 }
 
 fn not_yet(peer: Peer, request_id: Option<String>) -> Joined {
-    let (status, address) = (PairStatus::Pending, peer.endpoint.to_string());
+    let (status, address) = (JoinStatus::Pending, peer.endpoint.to_string());
     Joined { peer: peer.to, status, address, request_id, registry: None }
 }
 
@@ -282,7 +291,7 @@ async fn check(
 }
 
 fn is_worthless(error: &MeshError) -> bool {
-    matches!(error, MeshError::InviteEnded { .. }) || error.refusal() == Some(Fault::BootstrapTokenInvalid)
+    error.refusal() == Some(Fault::BootstrapTokenInvalid)
 }
 
 /// Whether we came in before, so that an invite that is used up is no loss.
@@ -299,10 +308,16 @@ async fn is_in(mesh: &Mesh, peer: &Peer, deadline: Instant) -> Result<bool, Mesh
     }
 }
 
-fn enter(mesh: &Mesh, peer: Peer, invite: &Invite, options: &JoinOptions) -> Result<Joined, MeshError> {
+fn enter(
+    mesh: &Mesh,
+    peer: Peer,
+    invite: &Invite,
+    options: &JoinOptions,
+    status: JoinStatus,
+) -> Result<Joined, MeshError> {
     let registry = Some(enroll(mesh, &peer.to, invite, options.replace)?);
     mesh.asked().forget(&peer.to)?;
-    let (status, address) = (PairStatus::Approved, peer.endpoint.to_string());
+    let address = peer.endpoint.to_string();
     Ok(Joined { peer: peer.to, status, address, request_id: None, registry })
 }
 

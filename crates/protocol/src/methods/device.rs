@@ -75,6 +75,9 @@ pub struct PairedDevice {
     /// The name it last gave itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
+    /// The same, at a gateway whose `display_name` is the one that was approved, if it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_display_name: Option<String>,
     /// The platform pinned at approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,

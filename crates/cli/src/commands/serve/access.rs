@@ -128,7 +128,14 @@ pub async fn watch(mut files: Files, reload: Reload, mut hangup: Signal, ui: &Ui
     loop {
         tokio::select! {
             _ = look.tick() => if !files.have_changed() { continue },
-            () = reload.approved() => if !files.have_changed() { continue },
+            () = reload.approved() => {
+                for (device, name) in reload.redeemed() {
+                    if let Err(error) = invite::shown(&files.mesh, &device, &name) {
+                        ui.warn(format!("a device has no name: {}", CliError::from(error).message));
+                    }
+                }
+                if !files.have_changed() { continue }
+            }
             _ = hangup.recv() => {}
         }
         let before = files.seen;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use openclaw_client::protocol::methods::device::PendingDevice;
+use openclaw_client::protocol::methods::device::{PairedDevice, PendingDevice};
 use openclaw_client::protocol::methods::{SCOPE_READ, SCOPE_WRITE};
 
 use super::{Reason, Rules};
@@ -64,6 +64,23 @@ impl Book {
         self.stamps = stamps(mesh);
     }
 
+    /// Whether somebody may come by an invite.
+    pub(super) fn awaits(&self, now: Timestamp) -> bool {
+        self.guests.awaits(now)
+    }
+
+    /// Whose invite a device shows that is in already, if nobody came by it yet.
+    pub(super) fn redeemed(&self, rules: &Rules, row: &PairedDevice, now: Timestamp) -> Option<To> {
+        let names = [&row.claimed_display_name, &row.display_name];
+        let proven = names.into_iter().flatten().find_map(|name| {
+            match self.guests.standing(name, &row.device_id, now)? {
+                Standing::Open(to) => Some(to),
+                _ => None,
+            }
+        });
+        proven.or_else(|| self.guests.shown_by(&row.device_id)).filter(|to| is_meant(rules, to))
+    }
+
     /// Whether a device may come in, and whose it is.
     pub(super) fn judge(&self, rules: &Rules, row: &PendingDevice, now: Timestamp) -> (Option<To>, Reason) {
         let (to, reason) = self.vouch(rules, row, now);
@@ -78,15 +95,17 @@ impl Book {
             _ => {}
         }
         let name = row.display_name.as_deref().unwrap_or_default();
-        let is_meant =
-            |to: &To| rules.only.as_ref().is_none_or(|only| only.eq_ignore_ascii_case(&to.email_prefix));
         match self.guests.standing(name, &row.device_id, now) {
-            Some(Standing::Open(to)) if is_meant(&to) => (Some(to), Reason::Invite),
+            Some(Standing::Open(to)) if is_meant(rules, &to) => (Some(to), Reason::Invite),
             Some(Standing::Used(to)) => (Some(to), Reason::InviteUsed),
             Some(Standing::Ended(to)) => (Some(to), Reason::InviteEnded),
             _ => (None, Reason::NotKnown),
         }
     }
+}
+
+fn is_meant(rules: &Rules, to: &To) -> bool {
+    rules.only.as_ref().is_none_or(|only| only.eq_ignore_ascii_case(&to.email_prefix))
 }
 
 /// Whether it asks for messaging, all or part of it, and for nothing else.

@@ -83,9 +83,19 @@ fn step(to: &To, report: &StepReport, error: Option<&MeshError>, remedies: &Reme
     let name = if report.step == "ws" { "websocket" } else { report.step };
     let finding = match report.ok {
         true => Finding::ok(&*report.detail),
-        false => Finding::fail(&*report.detail, error.and_then(|error| remedies.against(error))),
+        false => Finding::fail(told(to, report, error), error.and_then(|error| remedies.against(error))),
     };
     finding.about(to, name, report.ms)
+}
+
+/// What went wrong; of a policy, which rule it is.
+fn told(to: &To, report: &StepReport, error: Option<&MeshError>) -> String {
+    let Some(Fault::PolicyDenied { rule, limit, .. }) = error.and_then(MeshError::refusal) else {
+        return report.detail.clone();
+    };
+    let rule = rule.unwrap_or_else(|| "a rule".to_owned());
+    let limit = limit.map(|limit| format!(" = {limit}")).unwrap_or_default();
+    format!("{}: {}'s policy: {rule}{limit}; only {} can change that", report.detail, to.name, to.name)
 }
 
 fn pairing(has_scope: bool, remedies: &Remedies<'_>) -> Finding {

@@ -57,6 +57,8 @@ impl<'a> Remedies<'a> {
                     let ours = Fix::new(Side::Theirs, ours).when("with agent-mesh");
                     Some(Fix::new(Side::Theirs, theirs).when("with OpenClaw").also([ours]))
                 }
+                // What a peer's policy says, no command of ours changes.
+                Fault::PolicyDenied { .. } => None,
                 fault if fault.is_auth() && !matches!(fault, Fault::RateLimited { .. }) => Some(self.pair()),
                 _ => None,
             },
