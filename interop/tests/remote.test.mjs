@@ -363,7 +363,7 @@ describe("between hosts", { skip: notIsolated }, () => {
       await bobHimself.expect(0, "pair", "revoke", device.id);
       const text = marker();
       const sent = await alice.expect(5, "send", "--to", "bob", "--message", `say ${text}`);
-      assert.match(told(sent), /pair/);
+      assert.match(told(sent), /rotated, revoked or removed/);
       assert.equal(bob.calls(text).length, 0);
     });
 
