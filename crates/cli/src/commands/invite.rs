@@ -3,9 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use agent_mesh_gateway::{Member, Mode};
 use agent_team_mesh::client::Endpoint;
 use agent_team_mesh::ops::approving::{Decision, Doorkeeper, Report, Rules, Verdict};
 use agent_team_mesh::ops::invite::{self, InviteOptions, LONGEST, Sent};
+use agent_team_mesh::record::To;
 use agent_team_mesh::{Mesh, MeshError};
 use clap::Args;
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::pair::approving::{line, shown};
+use super::serve::access::policy;
 use crate::args::duration;
 use crate::error::{CliError, Exit};
 use crate::settings::Settings;
@@ -57,6 +60,13 @@ pub async fn run(args: &InviteArgs, settings: &Settings, ui: &Ui) -> Result<Exit
     let mesh = super::open(settings, false, ui)?;
     let sent = invite::invite(&mesh, &args.name, &options, Instant::now() + OWN_TIMEOUT).await?;
     print(&sent, args.wait, ui);
+    if is_denied(&mesh, settings, &sent.to) {
+        let (name, key) = (&sent.to.name, sent.to.email_prefix.to_lowercase());
+        let file = settings.policy.value.display();
+        ui.warn(format!(
+            "the policy of our serve denies {name}: add [peers.{key}] with mode = \"allow\" to {file}"
+        ));
+    }
     if args.wait { wait(&mesh, &sent, ui).await } else { Ok(Exit::Done) }
 }
 
@@ -81,6 +91,21 @@ fn print(sent: &Sent, waits: bool, ui: &Ui) {
     // The one document that shows a secret: it is what was asked for.
     fields["invite"] = line.expose().into();
     ui.document("invite", Exit::Done, fields);
+}
+
+/// Whether the policy of this host would turn them away, invite or not. One that cannot be read is told of by `serve`.
+fn is_denied(mesh: &Mesh, settings: &Settings, to: &To) -> bool {
+    let Ok(Some(policy)) = policy(&settings.policy.value) else { return false };
+    let known = mesh.registry().ok().and_then(|registry| {
+        registry.agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(&to.email_prefix))
+    });
+    let guest = Member {
+        key: to.email_prefix.to_lowercase(),
+        name: to.name.clone(),
+        tags: known.map(|agent| agent.tags.clone()).unwrap_or_default(),
+        ..Member::default()
+    };
+    policy.rules(&guest).mode == Mode::Deny
 }
 
 fn fields(sent: &Sent, status: &str) -> Value {

@@ -23,7 +23,7 @@ use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
 use crate::ui::{LogFormat, Ui};
 
-mod access;
+pub(super) mod access;
 mod alone;
 mod archived;
 mod backend;

@@ -628,3 +628,15 @@ async fn an_invite_that_is_over_is_no_joining_though_we_are_in() {
     let told = two.alices.call(&["join", "-"]).stdin(good).run().await.ok().stdout;
     assert!(told.contains("the invite was not used") && !told.contains("joined"), "{told}");
 }
+
+#[tokio::test]
+async fn whoever_is_invited_and_denied_by_the_policy_is_told_of_at_once() {
+    let two = Two::new().await;
+    let policy = "[default]\nmode = \"deny\"\n";
+    let file = two.bobs.write(two.bobs.config("policy.toml"), policy);
+    let told = two.bob(&["invite", "eve"]).run().await.ok().stderr;
+    assert!(told.contains("the policy of our serve denies eve: add [peers.eve]"), "{told}");
+    two.bobs.write(&file, format!("{policy}[peers.eve]\nmode = \"allow\"\n"));
+    let told = two.bob(&["invite", "eve"]).run().await.ok().stderr;
+    assert!(!told.contains("denies"), "{told}");
+}
