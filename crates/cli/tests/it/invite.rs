@@ -575,9 +575,9 @@ async fn serve_itself_knows_whose_device_redeemed_an_invite_though_it_was_let_in
     let two = Two::new().await;
     two.let_in_by_hand().await;
     let invite = two.invite().await;
-    two.bobs.write(two.bobs.config("policy.toml"), "[peers.alice]\nmode = \"deny\"\n");
-    two.send().await.ok();
     two.join(&invite, &[]).await.ok();
+    let policy = "[default]\nmode = \"allow\"\n[peers.alice]\nmode = \"deny\"\n";
+    two.bobs.write(two.bobs.config("policy.toml"), policy);
     // The policy is looked at once in a second.
     let denied = async {
         while two.send().await.code != 5 {

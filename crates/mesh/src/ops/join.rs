@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::SCOPE_WRITE;
 use openclaw_client::protocol::methods::info::GatewayIdentityGet;
-use openclaw_client::{Access, Client, ConnectError, Credential, Fingerprint, Trace};
+use openclaw_client::{Access, CallError, Client, ConnectError, Credential, Fingerprint, Trace};
 use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -101,6 +101,7 @@ pub async fn join(
         return Err(MeshError::InviteEnded { to: peer.to });
     }
     let mut asked: Option<String> = None;
+    let mut cut = false;
     loop {
         match knock(mesh, &peer, invite, is_ours || asked.is_some(), deadline).await {
             Ok(()) => return enter(mesh, peer, invite, options, JoinStatus::Approved),
@@ -111,6 +112,15 @@ pub async fn join(
                         observer.progress(Progress::PairingPending { to: &peer.to, request_id: &id });
                         asked = Some(id);
                     }
+                }
+                // A device that was in has a new name by the invite, and is called again by that.
+                _ if !cut
+                    && matches!(
+                        error,
+                        MeshError::Call { source: CallError::Lost(_) | CallError::Unsent(_), .. }
+                    ) =>
+                {
+                    cut = true
                 }
                 // A gateway that was there before comes back.
                 (Some(Fault::Unavailable { .. }), _) => tracing::debug!(%error, "trying again"),
