@@ -114,14 +114,7 @@ pub async fn join(
                     }
                 }
                 // A device that was in has a new name by the invite, and is called again by that.
-                _ if !cut
-                    && matches!(
-                        error,
-                        MeshError::Call { source: CallError::Lost(_) | CallError::Unsent(_), .. }
-                    ) =>
-                {
-                    cut = true
-                }
+                _ if !cut && was_cut(&error) => cut = true,
                 // A gateway that was there before comes back.
                 (Some(Fault::Unavailable { .. }), _) => tracing::debug!(%error, "trying again"),
                 (_, Some(_)) if error.is_unreachable() => tracing::debug!(%error, "trying again"),
@@ -140,6 +133,11 @@ pub async fn join(
         }
         sleep(POLL).await;
     }
+}
+
+/// Whether the gateway let us in and then ended the connection.
+fn was_cut(error: &MeshError) -> bool {
+    matches!(error, MeshError::Call { source: CallError::Lost(_) | CallError::Unsent(_), .. })
 }
 
 fn not_yet(peer: Peer, request_id: Option<String>) -> Joined {
