@@ -12,10 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use agent_mesh_benches::{Judge, Row, Spread, ms, spread};
-use agent_team_mesh::config::{MeshConfig, OwnGatewayConfig, PlainText};
-use agent_team_mesh::guard::{Caller, Rules};
-use agent_team_mesh::identity::IdentitySources;
-use agent_team_mesh::message::Limits;
+use agent_team_mesh::config::MeshConfig;
 use agent_team_mesh::ops::sync::{SyncOptions, sync};
 use agent_team_mesh::sync::Source;
 use agent_team_mesh::{Mesh, MeshError};
@@ -184,24 +181,8 @@ impl Team {
     }
 
     fn config(&self) -> Result<MeshConfig, MeshError> {
-        Ok(MeshConfig {
-            registry: self.path("registry.json"),
-            tokens: self.path("tokens.json"),
-            state_dir: self.path("state"),
-            identity: IdentitySources::default(),
-            gateway: OwnGatewayConfig {
-                endpoint: "ws://127.0.0.1:1".parse().map_err(|_| MeshError::Nobody)?,
-                token: None,
-                openclaw_json: None,
-                serve_token: None,
-            },
-            limits: Limits::default(),
-            rules: Rules::default(),
-            caller: Caller::default(),
-            fallback: None,
-            connect_timeout: Duration::from_secs(5),
-            plain_text: PlainText::default(),
-        })
+        let own = "ws://127.0.0.1:1".parse().map_err(|_| MeshError::Nobody)?;
+        Ok(MeshConfig::new(self.path("registry.json"), self.path("tokens.json"), self.path("state"), own))
     }
 }
 

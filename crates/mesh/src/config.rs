@@ -37,6 +37,26 @@ pub struct MeshConfig {
     pub plain_text: PlainText,
 }
 
+impl MeshConfig {
+    /// With these files, and our own gateway there; nobody says who we are, and all else is as it is without settings.
+    #[must_use]
+    pub fn new(registry: PathBuf, tokens: PathBuf, state_dir: PathBuf, own_gateway: Endpoint) -> Self {
+        Self {
+            registry,
+            tokens,
+            state_dir,
+            identity: IdentitySources::default(),
+            gateway: OwnGatewayConfig::at(own_gateway),
+            limits: Limits::default(),
+            rules: Rules::default(),
+            caller: Caller::default(),
+            fallback: None,
+            connect_timeout: Duration::from_secs(5),
+            plain_text: PlainText::default(),
+        }
+    }
+}
+
 /// Where plain `ws://` may go, beyond loopback, private addresses, `.local` and `*.ts.net`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlainText {
@@ -60,4 +80,12 @@ pub struct OwnGatewayConfig {
     pub openclaw_json: Option<PathBuf>,
     /// The token that `agent-mesh serve` made for itself.
     pub serve_token: Option<PathBuf>,
+}
+
+impl OwnGatewayConfig {
+    /// There, with no place that its token may come from.
+    #[must_use]
+    pub fn at(endpoint: Endpoint) -> Self {
+        Self { endpoint, token: None, openclaw_json: None, serve_token: None }
+    }
 }

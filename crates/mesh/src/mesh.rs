@@ -223,8 +223,7 @@ impl Mesh {
         if let Some(token) = self.shared_token(&a2a_token_key(email_prefix))? {
             return Ok(Some(token));
         }
-        let agents = &self.registry()?.agents;
-        let agent = agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(email_prefix));
+        let agent = self.registry()?.by_prefix(email_prefix);
         if agent.is_some_and(|agent| agent.address().is_ok()) {
             return Ok(None);
         }

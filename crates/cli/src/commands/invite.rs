@@ -96,9 +96,7 @@ fn print(sent: &Sent, waits: bool, ui: &Ui) {
 /// Whether the policy of this host would turn them away, invite or not. One that cannot be read is told of by `serve`.
 fn is_denied(mesh: &Mesh, settings: &Settings, to: &To) -> bool {
     let Ok(Some(policy)) = policy(&settings.policy.value) else { return false };
-    let known = mesh.registry().ok().and_then(|registry| {
-        registry.agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(&to.email_prefix))
-    });
+    let known = mesh.registry().ok().and_then(|registry| registry.by_prefix(&to.email_prefix));
     let guest = Member {
         key: to.email_prefix.to_lowercase(),
         name: to.name.clone(),

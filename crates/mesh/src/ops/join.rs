@@ -157,7 +157,7 @@ fn entry(mesh: &Mesh, invite: &Invite, options: &JoinOptions) -> Result<Agent, M
     if mesh.identity()?.is_some_and(|me| me.email_prefix.eq_ignore_ascii_case(&to.email_prefix)) {
         return Err(MeshError::Usage("this invite is our own".to_owned()));
     }
-    let known = registry.agents.iter().find(|agent| is_of(agent, &to));
+    let known = registry.by_prefix(&to.email_prefix);
     let pinned = known.and_then(|agent| agent.tls_pin().ok().flatten());
     if !options.replace {
         agree(&to, known, pinned, invite)?;
@@ -204,7 +204,7 @@ fn sender(registry: &Registry, invite: &Invite, from: Option<&str>) -> Result<To
         };
     }
     if let Some(from) = &invite.from {
-        let known = registry.agents.iter().find(|agent| is_of(agent, from));
+        let known = registry.by_prefix(&from.email_prefix);
         return Ok(known.map_or_else(|| from.clone(), To::from));
     }
     let mut there = registry.agents.iter().filter(|agent| agent.address().ok().as_ref() == Some(&invite.url));

@@ -114,8 +114,7 @@ impl Observer for Watch<'_> {
 
 /// The peer of a stored message, by exactly the prefix it had: `bob`'s messages are not `bobby`'s once Bob has left.
 pub(super) fn teammate(mesh: &Mesh, stored: &Stored) -> Result<Peer, MeshError> {
-    let registry = mesh.registry()?;
-    let agent = registry.agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(&stored.peer));
+    let agent = mesh.registry()?.by_prefix(&stored.peer);
     let gone = || LookupError::Unknown { query: stored.peer.clone(), near: Vec::new() };
     Peer::by_route(mesh, agent.ok_or_else(gone)?, stored.record.via)
 }

@@ -54,6 +54,12 @@ pub enum LookupError {
 }
 
 impl Registry {
+    /// The teammate with exactly this e-mail prefix, whatever its case.
+    #[must_use]
+    pub fn by_prefix(&self, email_prefix: &str) -> Option<&Agent> {
+        self.agents.iter().find(|agent| agent.email_prefix.eq_ignore_ascii_case(email_prefix))
+    }
+
     /// Finds the teammate a query means: by exact e-mail prefix, exact name or nickname, e-mail address, unique prefix,
     /// unique substring, in this order and whatever the case.
     ///

@@ -5,10 +5,8 @@ use std::time::Duration;
 use agent_mesh_testkit::{FakeGateway, Script};
 use agent_team_mesh::Mesh;
 use agent_team_mesh::client::Secret;
-use agent_team_mesh::config::{MeshConfig, OwnGatewayConfig, PlainText};
-use agent_team_mesh::guard::{Caller, Rules};
+use agent_team_mesh::config::MeshConfig;
 use agent_team_mesh::identity::IdentitySources;
-use agent_team_mesh::message::Limits;
 use agent_team_mesh::ops::send::{SendRequest, send};
 use agent_team_mesh::progress::Unobserved;
 use agent_team_mesh::record::Record;
@@ -84,27 +82,15 @@ impl Team {
 
 fn config(folder: &tempfile::TempDir) -> MeshConfig {
     let path = |name: &str| folder.path().join(name);
+    let own = nobody().parse().unwrap();
     MeshConfig {
-        registry: path("config/registry.json"),
-        tokens: path("config/tokens.json"),
-        state_dir: path("state"),
         identity: IdentitySources {
             flag: Some("alice".into()),
             domain: "example.com".into(),
             ..IdentitySources::default()
         },
-        gateway: OwnGatewayConfig {
-            endpoint: nobody().parse().unwrap(),
-            token: None,
-            openclaw_json: None,
-            serve_token: None,
-        },
-        limits: Limits::default(),
-        rules: Rules::default(),
-        caller: Caller::default(),
-        fallback: None,
         connect_timeout: Duration::from_secs(2),
-        plain_text: PlainText::default(),
+        ..MeshConfig::new(path("config/registry.json"), path("config/tokens.json"), path("state"), own)
     }
 }
 

@@ -6,9 +6,8 @@ use openclaw_client::Secret;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{MeshConfig, OwnGatewayConfig, PlainText};
+use crate::config::MeshConfig;
 use crate::identity::IdentitySources;
-use crate::message::Limits;
 use crate::private_file::{self, PrivateFileError};
 use crate::secrets::SecretsError;
 
@@ -41,27 +40,16 @@ impl Home {
     }
 
     fn mesh(&self, me: Option<&str>) -> Mesh {
+        let (registry, tokens) = (self.path("config/registry.json"), self.path("config/tokens.json"));
+        let own = "ws://127.0.0.1:1".parse().unwrap();
         Mesh::new(MeshConfig {
-            registry: self.path("config/registry.json"),
-            tokens: self.path("config/tokens.json"),
-            state_dir: self.path("state"),
             identity: IdentitySources {
                 flag: me.map(str::to_owned),
                 domain: "example.com".into(),
                 ..IdentitySources::default()
             },
-            gateway: OwnGatewayConfig {
-                endpoint: "ws://127.0.0.1:1".parse().unwrap(),
-                token: None,
-                openclaw_json: None,
-                serve_token: None,
-            },
-            limits: Limits::default(),
-            rules: crate::guard::Rules::default(),
-            caller: crate::guard::Caller::default(),
-            fallback: None,
             connect_timeout: Duration::from_secs(1),
-            plain_text: PlainText::default(),
+            ..MeshConfig::new(registry, tokens, self.path("state"), own)
         })
     }
 
