@@ -28,6 +28,7 @@ use env::invalid;
 use file::ConfigFile;
 use guards::GuardSettings;
 use layers::{InFile, Layers, first};
+pub use programs::Program;
 use sync::SyncEntry;
 
 /// Where a setting came from.
@@ -151,6 +152,7 @@ impl Settings {
                 token: self.own_token()?,
                 openclaw_json: self.env.home.as_ref().map(|home| home.join(".openclaw/openclaw.json")),
                 serve_token: Some(self.serve_token_path()),
+                serve_address: Some(self.serve_address_path()),
             },
             limits,
             rules: self.guards.rules(),
@@ -171,6 +173,7 @@ impl Settings {
         let mut config = self.mesh(false)?.config().clone();
         config.gateway.token = self.secret(&table::GATEWAY_TOKEN)?.value;
         config.gateway.serve_token = None;
+        config.gateway.serve_address = None;
         Ok(Mesh::new(config))
     }
 
@@ -207,6 +210,11 @@ impl Settings {
     /// Where `serve` keeps the token it makes.
     pub fn serve_token_path(&self) -> PathBuf {
         self.state_dir.value.join("serve-token")
+    }
+
+    /// Where `serve` leaves word where it listens.
+    pub fn serve_address_path(&self) -> PathBuf {
+        self.state_dir.value.join("serve-address")
     }
 }
 

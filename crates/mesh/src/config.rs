@@ -80,6 +80,8 @@ pub struct OwnGatewayConfig {
     pub openclaw_json: Option<PathBuf>,
     /// The token that `agent-mesh serve` made for itself.
     pub serve_token: Option<PathBuf>,
+    /// Where `agent-mesh serve` leaves word where it listens.
+    pub serve_address: Option<PathBuf>,
 }
 
 impl OwnGatewayConfig {

@@ -301,6 +301,8 @@ pub enum MeshError {
     OwnGateway {
         /// Where.
         endpoint: String,
+        /// Where `agent-mesh serve` of this state folder listens, if that is elsewhere.
+        elsewhere: Option<String>,
         /// What happened.
         #[source]
         source: Box<ConnectError>,

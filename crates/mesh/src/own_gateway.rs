@@ -1,15 +1,18 @@
 //! Our own gateway, as its owner: over loopback, with its own token, without a device.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use openclaw_client::protocol::Fault;
 use openclaw_client::protocol::methods::Method;
 use openclaw_client::protocol::methods::agent::{Agent, InputProvenance, Outcome};
 use openclaw_client::{
-    Access, CallError, Challenged, Client, ConnectError, DialOptions, Events, Link, Lost, Secret, Trace,
+    Access, CallError, Challenged, Client, ConnectError, DialOptions, Endpoint, Events, Link, Lost, Secret,
+    Trace,
 };
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, timeout};
 use uuid::Uuid;
 
 use crate::error::MeshError;
@@ -18,6 +21,8 @@ use crate::private_file;
 
 /// Our name in its lists.
 const NAME: &str = "agent-mesh";
+/// How long somebody on this machine may take to open a connection.
+const KNOCK: Duration = Duration::from_millis(500);
 
 /// A connection to our own gateway with the owner's rights.
 pub struct OwnGateway {
@@ -59,11 +64,11 @@ impl OwnGateway {
                 Err(ConnectError::Refused(shape)) if shape.fault() == Fault::TokenMismatch => {
                     refused = Some(ConnectError::Refused(shape));
                 }
-                Err(source) => return Err(failed(mesh, source)),
+                Err(source) => return Err(failed(mesh, source).await),
             }
         }
         match refused {
-            Some(source) => Err(failed(mesh, source)),
+            Some(source) => Err(failed(mesh, source).await),
             None => Err(MeshError::OwnTokenMissing { searched: searched(mesh) }),
         }
     }
@@ -128,8 +133,35 @@ impl OwnGateway {
     }
 }
 
-fn failed(mesh: &Mesh, source: ConnectError) -> MeshError {
-    MeshError::OwnGateway { endpoint: mesh.config().gateway.endpoint.to_string(), source: Box::new(source) }
+async fn failed(mesh: &Mesh, source: ConnectError) -> MeshError {
+    let endpoint = mesh.config().gateway.endpoint.to_string();
+    MeshError::OwnGateway { endpoint, elsewhere: elsewhere(mesh).await, source: Box::new(source) }
+}
+
+/// Where the `agent-mesh serve` of this state folder listens, if somebody does there, and we called another address. It is
+/// named and not called: its token is for who was meant.
+pub(crate) async fn elsewhere(mesh: &Mesh) -> Option<String> {
+    let config = &mesh.config().gateway;
+    let word = private_file::read(config.serve_address.as_ref()?).ok()??;
+    let mut address = serve_address(std::str::from_utf8(&word).ok()?)?;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    let url = format!("ws://{address}");
+    let is_other =
+        address.ip().is_loopback() && url.parse().is_ok_and(|url: Endpoint| url != config.endpoint);
+    // The word stays behind when it ends.
+    let answers = || timeout(KNOCK, TcpStream::connect(address));
+    (is_other && matches!(answers().await, Ok(Ok(_)))).then_some(url)
+}
+
+/// `ws://ADDRESS, process ID`
+fn serve_address(word: &str) -> Option<SocketAddr> {
+    word.split(',').next()?.strip_prefix("ws://")?.parse().ok()
 }
 
 async fn open(mesh: &Mesh, access: Access, deadline: Instant) -> Result<Client, ConnectError> {

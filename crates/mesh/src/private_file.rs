@@ -317,7 +317,8 @@ fn chmod(mode: u32, path: &Path) -> String {
 }
 
 /// The path as one word of a shell, quoted only when it needs to be.
-pub(crate) fn shell_word(path: &Path) -> String {
+#[must_use]
+pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+,@%=:".contains(c);
     if text.chars().all(plain) && !text.starts_with('-') {

@@ -57,7 +57,7 @@ pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<E
         Command::Outbox(args) => Box::pin(outbox::run(&args, settings, ui)).await,
         Command::Limits(args) => Box::pin(limits::run(&args, settings, ui)).await,
         Command::Inbox(args) => Box::pin(inbox::run(&args, settings, ui)).await,
-        Command::Serve(args) => serve::run(args, settings, ui).await,
+        Command::Serve(args) => Box::pin(serve::run(args, settings, ui)).await,
         Command::Mcp(args) => Box::pin(mcp::run(&args, settings, ui)).await,
         Command::Skill(args) => skill::run(&args, settings, ui),
         Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,

@@ -78,7 +78,7 @@ pub struct ServeArgs {
 
 pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let state = &settings.state_dir.value;
-    let alone = Alone::in_folder(state)?;
+    let alone = Alone::in_folder(state, settings.serve_address_path())?;
     let (token, kept_in) = token(&args, settings)?;
     let archive = match Archive::open(&settings.mesh(false)?.archive_path()) {
         Ok(archive) => Some(archive),
@@ -94,6 +94,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     }
     let mut files = Files::new(settings)?;
     let mut config = config(&args, settings, &token, archive.as_ref())?;
+    let upstream = args.backend.upstream(settings, &config.identity.device_id)?;
     config.access = files.read()?;
     if args.pause {
         config.ledger.pause(true).await.map_err(|e| CliError::io("cannot pause", &e))?;
@@ -118,6 +119,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         () = run => {}
         () = access::watch(files, reload, hangup, ui) => {}
         () = tell(failed, ui) => {}
+        () = openclaw::try_out(upstream, ui) => {}
     }
     if let Some(archive) = &archive
         && let Err(error) = archive.settle().await

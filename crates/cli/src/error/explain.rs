@@ -195,7 +195,7 @@ fn meaning(error: &MeshError) -> Meaning {
             "openclaw-settings",
             hint("set OPENCLAW_GATEWAY_TOKEN to your own gateway's token"),
         ),
-        MeshError::OwnGateway { source, .. } => own_gateway(source),
+        MeshError::OwnGateway { source, elsewhere, .. } => own_gateway(source, elsewhere.as_deref()),
         MeshError::OwnAgent { .. } => Meaning(
             Exit::Failed,
             "own-agent-failed",

@@ -4,7 +4,7 @@ use std::env::split_paths;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Settings;
 
@@ -12,16 +12,43 @@ use super::Settings;
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 impl Settings {
-    /// Whether this can be started: a path, or a name that a folder of PATH has.
-    pub fn has_program(&self, name: &OsStr) -> bool {
+    /// What this starts: a path, or a name that a folder of PATH has.
+    pub fn program(&self, name: &OsStr) -> Program {
         if name.as_bytes().contains(&b'/') {
-            return may_start(Path::new(name));
+            return look(Path::new(name));
+        }
+        if name.is_empty() {
+            return Program::Missing;
         }
         let folders = self.env.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH));
-        !name.is_empty() && split_paths(folders).any(|folder| may_start(&folder.join(name)))
+        let mut first = Program::Missing;
+        for found in split_paths(folders).map(|folder| look(&folder.join(name))) {
+            match (found, &first) {
+                (Program::Ready, _) => return Program::Ready,
+                (found, Program::Missing) => first = found,
+                _ => {}
+            }
+        }
+        first
     }
 }
 
-fn may_start(path: &Path) -> bool {
-    path.metadata().is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
+/// What a name stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Program {
+    /// It can be started.
+    Ready,
+    /// This file, which nobody may execute.
+    NotExecutable(PathBuf),
+    /// There is no such file.
+    Missing,
+}
+
+fn look(path: &Path) -> Program {
+    match path.metadata() {
+        Ok(about) if !about.is_file() => Program::Missing,
+        Ok(about) if about.permissions().mode() & 0o111 != 0 => Program::Ready,
+        Ok(_) => Program::NotExecutable(path.to_owned()),
+        Err(_) => Program::Missing,
+    }
 }

@@ -101,11 +101,16 @@ async fn an_openclaw_that_is_away_or_says_no_is_told_without_its_words() {
         json!({ "gateway": { "auth": { "token": token("openclaw") } } }).to_string(),
     );
     let gateway = openclaw.url();
-    let (serve, alices) = bob(&bobs, &["--agent", "openclaw", "--gateway", &gateway]).await;
+    let (mut serve, alices) = bob(&bobs, &["--agent", "openclaw", "--gateway", &gateway]).await;
+    let mut said = serve.line().await;
+    while !said.contains("hint: ") {
+        said += &serve.line().await;
+    }
+    assert!(said.contains("warning: each run fails") && said.contains("OPENCLAW_GATEWAY_TOKEN"), "{said}");
     let out = alices.run(&["send", "--to", "bob", "--message", "hello", "--json"]).await.exits(1).json();
     let message = out["error"]["message"].as_str().unwrap();
     assert!(message.ends_with("the agent's gateway cannot be reached"), "{message}");
-    assert_eq!(openclaw.connects(), 1, "a wrong token is shown once a turn");
+    assert_eq!(openclaw.connects(), 2, "a wrong token is shown at the start, and once a turn");
     assert_eq!(serve.end().await, Some(0));
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{Host, Serve, mode, token};
+use crate::support::{DeadPort, Host, Serve, mode, token};
 
 /// Bob's host, his gateway, and Alice's host, which knows his token and address.
 async fn both(args: &[&str]) -> (Host, Serve, Host) {
@@ -193,15 +193,43 @@ async fn a_second_one_on_the_same_folder_is_told_where_the_first_is() {
 }
 
 #[tokio::test]
+async fn its_owner_is_told_where_it_listens_when_he_calls_elsewhere() {
+    let (host, nobody) = (Host::new(), DeadPort::new().url());
+    let serve = Serve::start(&host, &[]).await;
+    let flag = format!("--gateway {}", serve.url());
+    for command in [&["inbox", "list"][..], &["pair", "list"], &["invite", "carl"]] {
+        let out = host.run(&[command, &["--gateway", &nobody, "--json"]].concat()).await.exits(6).json();
+        assert_eq!(out["error"]["code"], "own-gateway-unreachable");
+        assert!(out["error"]["hint"].as_str().unwrap().contains(&flag), "{out}");
+    }
+    let text = host.run(&["doctor", "--gateway", &nobody]).await.ok().stdout;
+    assert!(text.contains(&flag) && text.contains("export MESH_GATEWAY_URL="), "{text}");
+    host.run(&["inbox", "list", "--gateway", &serve.url()]).await.ok();
+    assert_eq!(serve.end().await, Some(0));
+    let out = host.run(&["inbox", "list", "--gateway", &nobody, "--json"]).await.exits(6).json();
+    assert!(!out["error"]["hint"].as_str().unwrap().contains(&flag), "what has ended is not named: {out}");
+}
+
+#[tokio::test]
 async fn a_command_that_is_not_there_is_refused_at_the_start() {
     let host = Host::new();
     host.write("no-program", "#!/bin/sh\n");
-    for command in ["no-such-command", "/bin/no-such-command", "./no-program", "/bin", ""] {
+    for command in ["no-such-command", "/bin/no-such-command", "/bin", ""] {
         let serve = ["serve", "--listen", "127.0.0.1:0", "--json", "--agent", "exec", "--", command];
         let document = host.run(&serve).await.exits(2).json();
         assert_eq!(document["error"]["code"], "command-missing", "{command}");
         assert!(document["error"]["hint"].as_str().unwrap().contains("PATH"));
     }
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--json", "--agent", "exec", "--", "./no-program"];
+    let error = host.run(&serve).await.exits(2).json()["error"].clone();
+    assert_eq!(
+        (&error["code"], &error["message"], &error["hint"]),
+        (
+            &json!("command-not-executable"),
+            &json!("./no-program may not be executed"),
+            &json!("chmod +x ./no-program")
+        )
+    );
     let serve = Serve::start(&host, &["--agent", "exec", "--", "cat"]).await;
     assert_eq!(serve.end().await, Some(0), "without a PATH there are the folders of the system");
 }

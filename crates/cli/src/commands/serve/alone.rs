@@ -16,9 +16,8 @@ pub struct Alone {
 }
 
 impl Alone {
-    pub fn in_folder(state: &Path) -> Result<Self, CliError> {
+    pub fn in_folder(state: &Path, address: PathBuf) -> Result<Self, CliError> {
         let lock = private_file::try_lock(&state.join("gateway-devices.json")).map_err(MeshError::from)?;
-        let address = state.join("serve-address");
         match lock {
             Some(lock) => Ok(Self { _lock: lock, address }),
             None => Err(taken(state, &address)),

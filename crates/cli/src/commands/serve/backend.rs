@@ -8,13 +8,13 @@ use std::time::Duration;
 use agent_mesh_gateway::{Agent, ApiKey, EchoAgent, ExecAgent, Memory, Model, OpenAiAgent, Room};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::relay::Relay;
-use agent_team_mesh::private_file;
+use agent_team_mesh::private_file::{self, shell_word};
 use clap::{Args, ValueEnum};
 
 use super::openclaw::OpenClawAgent;
 use crate::args::duration;
 use crate::error::{CliError, Exit, chain};
-use crate::settings::Settings;
+use crate::settings::{Program, Settings};
 
 /// The owner's instructions to a model: more than this is the wrong file.
 const MAX_SYSTEM: usize = 256 * 1024;
@@ -90,6 +90,14 @@ impl BackendArgs {
         }
     }
 
+    /// The way to OpenClaw, for whoever wants to know at the start whether it is open.
+    pub fn upstream(&self, settings: &Settings, own_id: &str) -> Result<Option<Relay>, CliError> {
+        match self.agent {
+            AgentKind::Openclaw => Ok(Some(Relay::new(settings.upstream()?, own_id.to_owned()))),
+            _ => Ok(None),
+        }
+    }
+
     /// An option of another agent is a mistake: who gives it thinks that it does something.
     fn check(&self) -> Result<(), CliError> {
         let openai = [
@@ -117,11 +125,19 @@ impl BackendArgs {
         let Some((command, rest)) = self.command.split_first() else {
             return Err(CliError::usage("--agent exec needs a command: -- CMD ARGS…"));
         };
-        if !settings.has_program(command) {
-            let message = format!("there is no program {}", command.display());
-            return Err(CliError::new(Exit::Usage, "command-missing", message).hint(
-                "name a file that may be executed, by its path or as it stands in PATH; a line for the shell goes behind: -- sh -c",
-            ));
+        match settings.program(command) {
+            Program::Ready => {}
+            Program::NotExecutable(file) => {
+                let message = format!("{} may not be executed", file.display());
+                return Err(CliError::new(Exit::Usage, "command-not-executable", message)
+                    .hint(format!("chmod +x {}", shell_word(&file))));
+            }
+            Program::Missing => {
+                let message = format!("there is no program {}", command.display());
+                return Err(CliError::new(Exit::Usage, "command-missing", message).hint(
+                    "name a file that may be executed, by its path or as it stands in PATH; a line for the shell goes behind: -- sh -c",
+                ));
+            }
         }
         let mut agent = ExecAgent::new(command, rest.iter().cloned());
         agent.timeout = self.run_timeout;

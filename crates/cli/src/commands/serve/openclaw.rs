@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
+use agent_team_mesh::MeshError;
 use agent_team_mesh::client::protocol::methods::agent::Outcome;
 use agent_team_mesh::ops::relay::{self, Relay, RelayError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::error::chain;
+use crate::error::{CliError, chain};
+use crate::ui::Ui;
+
+/// How long OpenClaw may take to let us in at the start.
+const START: Duration = Duration::from_secs(15);
 
 /// Passes turns on to OpenClaw, and its replies back.
 ///
@@ -58,6 +63,26 @@ impl Agent for OpenClawAgent {
             judge(result, &relayed.run_id)
         })
     }
+}
+
+/// Says at the start what would make each turn fail, and that all the same turns are taken: OpenClaw may come up later.
+pub async fn try_out(relay: Option<Relay>, ui: &Ui) {
+    if let Some(relay) = relay
+        && let Err(error) = relay.open(Instant::now() + START).await
+    {
+        ui.warn(format!("each run fails until this is mended: {}", chain(&error)));
+        ui.note(match error {
+            RelayError::Unreachable(MeshError::OwnTokenMissing { .. }) => {
+                "hint: OPENCLAW_GATEWAY_TOKEN is the token of OpenClaw's gateway, if ~/.openclaw/openclaw.json has none".to_owned()
+            }
+            RelayError::Unreachable(error) => {
+                format!("hint: {}", CliError::from(error).hint.unwrap_or_default())
+            }
+            _ => "hint: --gateway names OpenClaw's gateway, --listen is where this one listens".to_owned(),
+        });
+    }
+    // That is no reason to end.
+    std::future::pending::<()>().await;
 }
 
 fn judge(result: Result<Outcome, RelayError>, run: &str) -> Result<String, AgentFailure> {

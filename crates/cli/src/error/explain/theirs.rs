@@ -248,7 +248,14 @@ pub(super) fn a2a(to: &To, error: &A2aError) -> Meaning {
 const NOT_RUNNING: &str = "is your own gateway running on this host? openclaw gateway status says so of OpenClaw's; without \
      OpenClaw, agent-mesh serve is one. --gateway names another address, wss://127.0.0.1:18789 if it has TLS";
 
-pub(super) fn own_gateway(error: &ConnectError) -> Meaning {
+/// `elsewhere`: where `agent-mesh serve` of this state folder listens, if we called another address.
+pub(super) fn own_gateway(error: &ConnectError, elsewhere: Option<&str>) -> Meaning {
+    let there = elsewhere.map(|address| {
+        hint(format!(
+            "your agent-mesh serve listens at {address}: --gateway {address} calls it there, and MESH_GATEWAY_URL={address} from \
+             now on"
+        ))
+    });
     match error {
         ConnectError::Refused(shape) => match shape.fault() {
             Fault::Unavailable { .. } => {
@@ -262,12 +269,16 @@ pub(super) fn own_gateway(error: &ConnectError) -> Meaning {
             _ => Meaning(
                 Exit::Auth,
                 "own-token-refused",
-                hint(
-                    "set OPENCLAW_GATEWAY_TOKEN to your own gateway's token, or MESH_GATEWAY_URL to your own gateway",
-                ),
+                there.unwrap_or_else(|| {
+                    hint("set OPENCLAW_GATEWAY_TOKEN to your own gateway's token, or MESH_GATEWAY_URL to your own gateway")
+                }),
             ),
         },
-        _ => Meaning(Exit::Unreachable, "own-gateway-unreachable", hint(NOT_RUNNING)),
+        _ => Meaning(
+            Exit::Unreachable,
+            "own-gateway-unreachable",
+            there.unwrap_or_else(|| hint(NOT_RUNNING)),
+        ),
     }
 }
 

@@ -220,7 +220,14 @@ pub(super) async fn own_gateway(mesh: &Mesh, deadline: Instant) -> (Finding, Opt
         Err(error) => {
             let detail =
                 format!("{endpoint} does not answer, so nobody can be let in: {}", with_cause(&error));
-            return (Finding::warn(detail, Some(start(mesh))), None);
+            return match own_gateway::elsewhere(mesh).await {
+                None => (Finding::warn(detail, Some(start(mesh))), None),
+                Some(address) => {
+                    let detail =
+                        format!("{detail}; agent-mesh serve listens at {address}: --gateway {address}");
+                    (Finding::warn(detail, Fix::ours(format!("export MESH_GATEWAY_URL={address}"))), None)
+                }
+            };
         }
     };
     let finding = match OwnGateway::connect(mesh, deadline).await {
