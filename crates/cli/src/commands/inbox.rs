@@ -35,19 +35,19 @@ enum Action {
     List,
     /// One held message as a whole
     Show {
-        /// Its id, or the beginning of it
+        /// Its id, here or as its sender knows it, or the beginning of it
         #[arg(value_name = "ID")]
         id: String,
     },
     /// Let a message run
     Approve {
-        /// Its id, or the beginning of it
+        /// Its id, here or as its sender knows it, or the beginning of it
         #[arg(value_name = "ID")]
         id: String,
     },
     /// Turn a message down: its sender is told that its owner rejected it
     Reject {
-        /// Its id, or the beginning of it
+        /// Its id, here or as its sender knows it, or the beginning of it
         #[arg(value_name = "ID")]
         id: String,
     },

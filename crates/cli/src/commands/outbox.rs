@@ -35,7 +35,8 @@ enum Action {
     List,
     /// Try everything that waits, now and once
     ///
-    /// Exits 0 also if something still waits; with the code of the first failure if something was given up.
+    /// What its teammate's owner has to let run is looked at and not waited for. Exits 0 also if something still waits; with
+    /// the code of the first failure if something was given up.
     Flush {
         /// Only for this teammate
         #[arg(long, value_name = "NAME")]
@@ -107,7 +108,7 @@ fn one(done: &str, stored: &Stored, ui: &Ui) -> Exit {
 }
 
 async fn list(mesh: &Mesh, ui: &Ui) -> Result<Exit, CliError> {
-    let messages = outbox::list(mesh).await?;
+    let (messages, now) = (outbox::list(mesh).await?, jiff::Timestamp::now());
     let time = |at: Option<jiff::Timestamp>| {
         at.map_or_else(|| "-".to_owned(), |at| at.strftime("%m-%d %H:%M:%SZ").to_string())
     };
@@ -117,7 +118,10 @@ async fn list(mesh: &Mesh, ui: &Ui) -> Result<Exit, CliError> {
             message.record.to.name.clone(),
             message.record.state.name().to_owned(),
             message.tries.to_string(),
-            time(message.next_try_at),
+            match message.next_try_at {
+                Some(at) if at <= now => "due".to_owned(),
+                at => time(at),
+            },
             time(message.expires_at),
             text::shortened(&message.message, 40),
             message.failure.as_deref().map_or_else(|| "-".to_owned(), text::one_line),

@@ -142,6 +142,8 @@ async fn a_held_message_runs_when_the_owner_says_so_also_after_a_restart() {
     let held = owner(&bobs, &serve, &["inbox", "list"]).await.ok().json()["messages"].clone();
     assert_eq!(held.as_array().unwrap().len(), 1, "{held}");
     let id = held[0]["id"].as_str().unwrap();
+    let as_sent = owner(&bobs, &serve, &["inbox", "show", sent["id"].as_str().unwrap()]).await.ok().json();
+    assert_eq!(as_sent["messages"][0]["id"], id, "its sender's id means it, too");
     let shown = owner(&bobs, &serve, &["inbox", "show", &id[..8]]).await.ok().json()["messages"][0].clone();
     assert_eq!((&shown["from"]["emailPrefix"], &shown["complete"]), (&json!("alice"), &json!(true)));
     assert!(shown["message"].as_str().unwrap().ends_with("hello"), "{shown}");
@@ -162,6 +164,26 @@ async fn a_held_message_runs_when_the_owner_says_so_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_flush_does_not_wait_for_the_owners_word() {
+    let (bobs, serve, alices) = team("[peers.alice]\nmode = \"approve\"\n").await;
+    let sent = send(&alices, &["--queue", "--no-wait"]).await.ok().json();
+    let id = sent["id"].as_str().unwrap();
+    // As long as the test may take: if it waited for the reply, it would hang.
+    let flush = ["outbox", "flush", "--timeout", "10m", "--json"];
+    for _ in 0..2 {
+        let flushed = alices.run(&flush).await.ok().json();
+        assert_eq!(flushed["counts"], json!({ "held": 1 }));
+    }
+    let listed = alices.run(&["outbox", "list", "--json"]).await.ok().json();
+    let why = listed["messages"][0]["failure"].as_str().unwrap();
+    assert_eq!(why, "Bob has to let the message run, and has not done so yet");
+    owner(&bobs, &serve, &["inbox", "approve", id]).await.ok();
+    let flushed = alices.run(&flush).await.ok().json();
+    assert_eq!(flushed["counts"], json!({ "replied": 1 }));
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_rejected_message_fails_and_says_whose_word_that_was() {
     let (bobs, serve, alices) = team("[peers.alice]\nmode = \"approve\"\n").await;
     let sending = send(&alices, &["--timeout", "30"]);
@@ -174,6 +196,9 @@ async fn a_rejected_message_fails_and_says_whose_word_that_was() {
         }
     };
     let (sent, rejected) = tokio::join!(sending, rejecting);
+    let id = sent.json()["id"].clone();
+    let again = alices.run(&["wait", id.as_str().unwrap(), "--json"]).await.exits(1).json();
+    assert_eq!(again["error"], sent.json()["error"], "one fact has one code");
     assert_eq!(rejected.json()["status"], "rejected");
     assert_eq!(error(&sent), (1, "run-failed".into()));
     assert!(sent.json()["error"]["message"].as_str().unwrap().contains("rejected by its owner"), "{sent:?}");

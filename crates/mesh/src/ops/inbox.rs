@@ -18,7 +18,7 @@ pub async fn list(mesh: &Mesh, deadline: Instant) -> Result<Inbox, MeshError> {
     call(mesh, &InboxList {}, deadline).await
 }
 
-/// One held message as a whole, by its id or the beginning of it.
+/// One held message as a whole, by its id, the one that its sender knows, or the beginning of either.
 ///
 /// # Errors
 /// As [`list`], and when no message or more than one fits.
@@ -75,13 +75,15 @@ async fn decide<M: Method>(
     answer
 }
 
-/// The message that is meant, by its id or a beginning of it that fits only one.
+/// The message that is meant, by its id here or the one that its sender knows, or a beginning of either that fits only
+/// one message.
 fn one(held: &[HeldMessage], wanted: &str) -> Result<String, MeshError> {
     let wanted = wanted.to_ascii_lowercase();
+    let begins = |id: &str| !wanted.is_empty() && id.to_ascii_lowercase().starts_with(&wanted);
     let fits: Vec<&str> = held
         .iter()
+        .filter(|message| begins(&message.id) || begins(&message.run_id))
         .map(|message| message.id.as_str())
-        .filter(|id| !wanted.is_empty() && id.starts_with(&wanted))
         .collect();
     match fits[..] {
         [id] => Ok(id.to_owned()),
@@ -96,11 +98,14 @@ mod tests {
 
     #[test]
     fn one_message_is_meant_or_none() {
-        let held = |id: &str| HeldMessage { id: id.into(), ..HeldMessage::default() };
-        let all = [held("ab12"), held("ab34"), held("cd56")];
+        let held =
+            |id: &str, run: &str| HeldMessage { id: id.into(), run_id: run.into(), ..HeldMessage::default() };
+        let all = [held("ab12", "0197-a1"), held("ab34", "0197-b2"), held("cd56", "cd57")];
         assert_eq!(one(&all, "CD").unwrap(), "cd56");
         assert_eq!(one(&all, "ab12").unwrap(), "ab12");
-        for wanted in ["ab", "x", ""] {
+        assert_eq!(one(&all, "0197-B2").unwrap(), "ab34", "the id that its sender knows");
+        assert_eq!(one(&all, "0197-a").unwrap(), "ab12");
+        for wanted in ["ab", "0197", "x", ""] {
             assert!(matches!(one(&all, wanted), Err(MeshError::NotHeld { .. })), "{wanted}");
         }
     }

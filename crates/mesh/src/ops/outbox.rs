@@ -23,6 +23,7 @@ use crate::pool::Pool;
 use crate::progress::{Observer, Progress, Unobserved};
 use crate::record::{Record, State};
 use crate::registry::Agent;
+use crate::route::Wait;
 
 mod backoff;
 mod carry;
@@ -85,7 +86,7 @@ pub async fn send_or_keep(
         let mut unobserved = Unobserved;
         let watched: &mut dyn Observer = if ours { &mut *observer } else { &mut unobserved };
         // The replies to earlier ones are not what this time is for.
-        let wait = ours && request.wait;
+        let wait = Wait::from(ours && request.wait);
         match carry(mesh, claim, deadline, wait, &pool, watched).await {
             Ok(carried) if ours => {
                 pool.done().await;
@@ -122,7 +123,15 @@ fn expiry(after: Duration) -> Timestamp {
 pub async fn list(mesh: &Mesh) -> Result<Vec<Stored>, MeshError> {
     let archive = mesh.archive()?;
     archive.expire().await?;
-    Ok(archive.outbox().await?)
+    let mut messages = archive.outbox().await?;
+    for Stored { record, failure, .. } in &mut messages {
+        // What stood in its way before does so no more.
+        if record.state == State::Held {
+            let held = MeshError::Held { to: record.to.clone(), id: record.id.clone() };
+            *failure = Some(held.to_string());
+        }
+    }
+    Ok(messages)
 }
 
 /// Takes a message out that has not left.
@@ -153,7 +162,8 @@ pub async fn retry(mesh: &Mesh, id: &str, expires: Duration) -> Result<Stored, M
     Err(MeshError::NotInOutbox { id, state })
 }
 
-/// Tries everything that waits once, also what was to wait longer, and returns. `timeout` is each message's own.
+/// Tries everything that waits once, also what was to wait longer, and returns. `timeout` is each message's own; one
+/// that its peer's owner has to let run is not waited for.
 ///
 /// # Errors
 /// When the archive cannot be used. Whatever else goes wrong is reported, and does not keep the others.
@@ -260,7 +270,9 @@ async fn fresh_step(mesh: &Mesh, peer: String, timeout: Duration, pool: &Pool) -
 
 /// Carries a peer's next message.
 async fn step(mesh: &Mesh, peer: String, due: Option<Timestamp>, timeout: Duration, pool: &Pool) -> Done {
-    let carried = next(mesh, &peer, due.unwrap_or_else(Timestamp::now), timeout, pool).await;
+    // Who looks only once does not wait for somebody's word.
+    let wait = if due.is_some() { Wait::UnlessHeld } else { Wait::Reply };
+    let carried = next(mesh, &peer, due.unwrap_or_else(Timestamp::now), wait, timeout, pool).await;
     Done { peer, carried }
 }
 
@@ -268,10 +280,11 @@ async fn next(
     mesh: &Mesh,
     peer: &str,
     due: Timestamp,
+    wait: Wait,
     timeout: Duration,
     pool: &Pool,
 ) -> Result<Option<Carried>, MeshError> {
     let Some(claim) = mesh.archive()?.claim_due(peer, due).await? else { return Ok(None) };
     let deadline = Instant::now() + timeout;
-    carry(mesh, claim, deadline, true, pool, &mut Unobserved).await.map(Some)
+    carry(mesh, claim, deadline, wait, pool, &mut Unobserved).await.map(Some)
 }

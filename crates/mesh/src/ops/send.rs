@@ -286,7 +286,7 @@ pub(crate) async fn send_planned(
         session: plan.session,
         text: plan.message,
         me: plan.me,
-        wait: request.wait,
+        wait: request.wait.into(),
         deadline,
         expires_at: None,
     };

@@ -13,7 +13,7 @@ use crate::progress::{Observer, Progress};
 use crate::record::{Record, State};
 use crate::registry::LookupError;
 use crate::route::look::Attempt;
-use crate::route::{Delivery, Outgoing};
+use crate::route::{Delivery, Outgoing, Wait};
 
 /// How often the archive is looked at for what another process finds out.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -50,7 +50,7 @@ pub async fn wait(
         let id = stored.record.id.clone();
         if let Some(claim) = mesh.archive()?.claim_sent(&id).await? {
             let pool = mesh.pool();
-            let carried = carry(mesh, claim, deadline, true, &pool, observer).await;
+            let carried = carry(mesh, claim, deadline, Wait::Reply, &pool, observer).await;
             pool.done().await;
             return Ok(carried?.record);
         }
@@ -133,7 +133,7 @@ pub(super) fn outgoing(
         session: stored.record.session.clone(),
         text: format!("{}{}", stored.header, stored.message),
         me: mesh.my_name()?,
-        wait: true,
+        wait: Wait::Reply,
         deadline,
         expires_at: stored.expires_at,
     };
@@ -160,6 +160,12 @@ fn ended(stored: Stored) -> Record {
     record.error = match record.state {
         State::Replied | State::Fallback => None,
         State::NoReply => Some(MeshError::NoReply { to: record.to.clone(), merged: false }),
+        // What was taken failed over there: the same failure as when it was told first, with the words of then.
+        State::Failed if record.receipt.accepted_at.is_some() => {
+            let (to, told) = (record.to.clone(), failure.unwrap_or_default());
+            let words = told.strip_prefix(&format!("{}'s agent failed: ", to.name)).unwrap_or(&told);
+            Some(MeshError::RunFailed { reason: words.to_owned(), to })
+        }
         _ => {
             let reason = failure.unwrap_or_else(|| record.state.name().to_owned());
             Some(MeshError::Ended { to: record.to.clone(), id: record.id.clone(), reason })

@@ -9,7 +9,7 @@ use openclaw_client::protocol::methods::agent::Outcome;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::look::Attempt;
-use super::{Delivery, Outgoing, agent};
+use super::{Delivery, Outgoing, Wait, agent};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
@@ -49,7 +49,7 @@ pub(crate) async fn see_through(
             None => return Ok(()),
         },
     };
-    if !message.wait && task.outcome().is_none() {
+    if message.wait == Wait::Taken && task.outcome().is_none() {
         return Ok(());
     }
     let outcome = follow(&remote, task, message, delivery, observer).await?;

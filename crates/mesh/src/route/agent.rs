@@ -5,7 +5,7 @@ use openclaw_client::protocol::methods::agent::{Agent, InputProvenance, Outcome}
 use openclaw_client::protocol::methods::sessions::MessagesSubscribe;
 use openclaw_client::{CallError, Client, Events, GatewayEvent, Run};
 
-use super::{Delivery, Outgoing, Setback};
+use super::{Delivery, Outgoing, Setback, Wait};
 use crate::error::MeshError;
 use crate::progress::{Observer, Progress};
 use crate::record::State;
@@ -17,7 +17,7 @@ pub(crate) async fn deliver(
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
     let mut events = None;
-    if message.wait && observer.wants_text() {
+    if message.wait != Wait::Taken && observer.wants_text() {
         events = Some(client.events());
         // Not awaited: the gateway handles requests in order, so this costs no round trip.
         let subscribed = client.tell(&MessagesSubscribe { key: message.session.clone() });
@@ -25,14 +25,15 @@ pub(crate) async fn deliver(
     }
     let started = client.start(&request(message), message.deadline).await;
     let run = started.map_err(|error| message.not_taken(error, delivery))?;
-    if run.ack().held == Some(true) {
+    let held = run.ack().held == Some(true);
+    if held {
         delivery.held();
         observer.progress(Progress::Held);
     } else {
         delivery.accepted();
         observer.progress(Progress::Accepted);
     }
-    if !message.wait {
+    if message.wait.is_over(held) {
         return Ok(());
     }
     if run.is_in_flight() {

@@ -68,7 +68,7 @@ pub(crate) async fn deliver(
         delivery.accepted();
         observer.progress(Progress::Accepted);
     }
-    if !message.wait {
+    if message.wait.is_over(ack.held) {
         return Ok(());
     }
     let ending = reply(client, events, message, observer).await;

@@ -34,10 +34,34 @@ pub(crate) struct Outgoing {
     pub text: String,
     /// Who we are, for the gateway's own note to the model.
     pub me: String,
-    pub wait: bool,
+    pub wait: Wait,
     pub deadline: Instant,
     /// When it is too late to send it; what left before that may still be answered.
     pub expires_at: Option<Timestamp>,
+}
+
+/// How long a message is waited for, within its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Until it was taken.
+    Taken,
+    /// Until its reply is here; one that its peer's owner has to let run is not waited for.
+    UnlessHeld,
+    /// Until its reply is here, whatever that takes.
+    Reply,
+}
+
+impl Wait {
+    /// Whether it is over when the message was taken, or held.
+    pub(crate) fn is_over(self, held: bool) -> bool {
+        self == Self::Taken || (held && self == Self::UnlessHeld)
+    }
+}
+
+impl From<bool> for Wait {
+    fn from(wait: bool) -> Self {
+        if wait { Self::Reply } else { Self::Taken }
+    }
 }
 
 /// Why an attempt did not come to its end.

@@ -103,7 +103,7 @@ async fn follow(
                 } else {
                     delivery.accepted();
                 }
-                if !message.wait {
+                if message.wait.is_over(sign == Sign::Held) {
                     return Ok(());
                 }
                 let over = look::until_over(client, message.sought(), attempt).await;

@@ -15,7 +15,7 @@ use crate::pool::{Line, Pool};
 use crate::progress::Observer;
 use crate::record::{Record, Reply, State};
 use crate::route::look::Attempt;
-use crate::route::{Delivery, Outgoing};
+use crate::route::{Delivery, Outgoing, Wait};
 
 /// Carries a message as far as it gets by the deadline: sends it, or looks what became of it where it may have left.
 ///
@@ -25,7 +25,7 @@ pub(in crate::ops) async fn carry(
     mesh: &Mesh,
     claim: Claim,
     deadline: Instant,
-    wait: bool,
+    wait: Wait,
     pool: &Pool,
     observer: &mut dyn Observer,
 ) -> Result<Carried, MeshError> {
@@ -136,7 +136,14 @@ impl Try<'_> {
         result: Result<(), MeshError>,
     ) -> Result<Carried, MeshError> {
         let error = result.err();
-        let why = error.as_ref().map_or_else(|| "the reply comes later".to_owned(), |error| chain(error));
+        let why = match &error {
+            Some(error) => chain(error),
+            None if state == State::Held => {
+                let (to, id) = (self.message.to.clone(), self.message.id.clone());
+                chain(&MeshError::Held { to, id })
+            }
+            None => "the reply comes later".to_owned(),
+        };
         self.mesh.archive()?.put_back(self.lease, state, next, &why).await?;
         let message = self.message.clone();
         let record = Record {
