@@ -93,12 +93,14 @@ pub enum ArchiveError {
     #[error("a message of this id is in the archive already")]
     Exists,
     /// The beginning of an id fits more than one message.
-    #[error("{beginning} may be {}", ids.join(", "))]
+    #[error("{beginning} may be {}{}", ids.join(", "), more.checked_sub(1).map(|_| format!(" and {more} more")).unwrap_or_default())]
     Ambiguous {
         /// What was asked for.
         beginning: String,
         /// The newest of those it fits.
         ids: Vec<String>,
+        /// How many more it fits.
+        more: usize,
     },
     /// Anything else that SQLite says.
     #[error("cannot use {path}")]

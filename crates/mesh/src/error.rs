@@ -232,12 +232,12 @@ pub enum MeshError {
         id: String,
     },
     /// The id is another message's: nothing was sent again.
-    #[error("the id {id} was used before{}", state.map(|state| format!(": that message is {}", state.name())).unwrap_or_default())]
+    #[error("the id {id} was used before{}", sent.as_ref().map(|(to, state)| format!(": the message to {} is {}", to.name, state.name())).unwrap_or_default())]
     IdInUse {
         /// The id.
         id: String,
-        /// What became of the message; none for one that came to us.
-        state: Option<State>,
+        /// To whom the message went, and what became of it; none for one that came to us.
+        sent: Option<(To, State)>,
     },
     /// The archive has not received such a message.
     #[error("no message {id} came in here")]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast, dry_run};
+use agent_team_mesh::ops::send::Plan;
 use agent_team_mesh::progress::{Observer, Progress};
 use agent_team_mesh::record::{Record, State};
 use clap::Args;
@@ -40,8 +41,8 @@ pub struct BroadcastArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=4096))]
     concurrency: u16,
     /// Be content with so many replies
-    #[arg(long, value_name = "N")]
-    quorum: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    quorum: Option<u32>,
     /// Return with the first reply; the others keep what they have
     #[arg(long, conflicts_with_all = ["quorum", "no_wait"])]
     first: bool,
@@ -72,10 +73,17 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         concurrency: usize::from(args.concurrency),
         enough: args.first.then_some(1),
     };
+    let quorum = args.quorum.map(|quorum| usize::try_from(quorum).unwrap_or(usize::MAX));
+    let asked = request.selection.of(&mesh)?.len();
+    if quorum.is_some_and(|quorum| asked > 0 && quorum > asked) {
+        let are = if asked == 1 { "is" } else { "are" };
+        return Err(CliError::usage(format!("--quorum: only {asked} {are} asked"))
+            .hint("without it, all who are asked are waited for"));
+    }
     if args.dry_run {
         return show_plans(&mesh, &request, ui);
     }
-    super::mind_descriptors(request.selection.of(&mesh)?.len(), ui);
+    super::mind_descriptors(asked, ui);
     let mut watch = Tally::new(ui);
     let interrupted = Cell::new(false);
     let ctrl_c = async {
@@ -89,7 +97,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
     watch.bar.finish_and_clear();
     let exit = match interrupted.get() {
         true => Exit::Interrupted,
-        false => verdict(&records, args.quorum.or(args.first.then_some(1))),
+        false => verdict(&records, quorum.or(args.first.then_some(1))),
     };
     show(&records, ui);
     let fields = json!({
@@ -114,35 +122,45 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
 
 fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui) -> Result<Exit, CliError> {
     let plans = dry_run(mesh, request)?;
-    let would = |address: &Option<String>, token: &str| {
-        if address.is_some() && token == "configured" { "would-send" } else { "skipped" }
-    };
+    let would = |error: &Option<CliError>| if error.is_none() { "would-send" } else { "skipped" };
+    let plans: Vec<_> = plans.into_iter().map(|plan| (why_not(&plan), plan)).collect();
     let results: Vec<Value> = plans
         .iter()
-        .map(|plan| {
+        .map(|(error, plan)| {
             json!({
                 "to": plan.to, "address": plan.address, "session": plan.session, "bytes": plan.bytes,
-                "token": plan.token, "state": would(&plan.address, plan.token), "message": plan.message,
+                "token": plan.token, "state": would(error), "message": plan.message,
+                "error": error.as_ref().map(CliError::to_json),
             })
         })
         .collect();
-    let rows = plans.iter().map(|plan| {
+    let rows = plans.iter().map(|(error, plan)| {
         let address = plan.address.clone().unwrap_or_else(|| "-".to_owned());
-        vec![plan.to.name.clone(), would(&plan.address, plan.token).to_owned(), address, plan.session.clone()]
+        let why = error.as_ref().map_or_else(|| "-".to_owned(), |error| error.message.clone());
+        vec![plan.to.name.clone(), would(error).to_owned(), address, plan.session.clone(), why]
     });
-    ui.table(&["TO", "STATE", "ADDRESS", "SESSION"], rows.collect());
-    if let Some(plan) = plans.first() {
+    ui.table(&["TO", "STATE", "ADDRESS", "SESSION", "WHY"], rows.collect());
+    if let Some((_, plan)) = plans.first() {
         ui.out(format!(
             "\nto {}, and to the others with an id of their own:\n{}",
             plan.to.name, plan.message
         ));
     }
     let fields = json!({ "dryRun": true, "message": request.send.message, "results": results });
-    if let Some(refusal) = refusal(plans.iter().map(|plan| plan.obstacle())) {
+    if let Some(refusal) = refusal(plans.iter().map(|(_, plan)| plan.obstacle())) {
         return Ok(ui.document_with_error("broadcast", fields, refusal.into()));
     }
     ui.document("broadcast", Exit::Done, fields);
     Ok(Exit::Done)
+}
+
+/// Why a plan comes to nothing, if so.
+fn why_not(plan: &Plan) -> Option<CliError> {
+    let lacks = || MeshError::NoCredential { to: plan.to.clone() };
+    match plan.obstacle() {
+        Some(obstacle) => Some(obstacle.into()),
+        None => (plan.token == "missing").then(|| lacks().into()),
+    }
 }
 
 /// Whether a record says that the message arrived.
@@ -163,10 +181,11 @@ fn verdict(records: &[Record], quorum: Option<usize>) -> Exit {
     }
 }
 
-/// What our own guards said, if they let it go to nobody.
+/// What our own side said, if it let it go to nobody: a guard, or a disk that takes no message.
 fn refusal<'a>(mut errors: impl Iterator<Item = Option<&'a MeshError>>) -> Option<&'a MeshError> {
-    let first = errors.next()?.filter(|error| matches!(error, MeshError::Guard(_)))?;
-    errors.all(|error| matches!(error, Some(MeshError::Guard(_)))).then_some(first)
+    let is_ours = |error: &&MeshError| matches!(error, MeshError::Guard(_) | MeshError::Archive(_));
+    let first = errors.next()?.filter(is_ours)?;
+    errors.all(|error| error.as_ref().is_some_and(is_ours)).then_some(first)
 }
 
 /// What to say when Ctrl-C ends the watching: where the rest is found.

@@ -179,7 +179,7 @@ fn meaning(error: &MeshError) -> Meaning {
         MeshError::Ended { id, .. } => {
             Meaning(Exit::Failed, "ended", hint(format!("agent-mesh log show {id} tells how")))
         }
-        MeshError::IdInUse { id, state } => id_in_use(id, state.is_some()),
+        MeshError::IdInUse { id, sent } => id_in_use(id, sent.as_ref().map(|(to, _)| to)),
         MeshError::Sync(error) => sync(error),
         MeshError::OwnTokenMissing { searched } => Meaning(
             Exit::Auth,

@@ -122,9 +122,24 @@ async fn a_quorum_is_enough() {
         { "name": "dan", "emailPrefix": "dan", "url": dead.url() },
     ]));
     host.tokens(&["bob", "dan"]);
-    for (quorum, exit) in [("1", 0), ("2", 8), ("3", 8)] {
+    for (quorum, exit) in [("1", 0), ("2", 8), ("3", 2), ("0", 2)] {
         host.run(&["broadcast", "--message", "hi", "--quorum", quorum]).await.exits(exit);
     }
+    let all = ["broadcast", "--message", "hi", "--quorum", "2", "--only", "bob", "--json"];
+    let document = host.run(&all).await.exits(2).json();
+    assert_eq!(document["error"]["message"], "--quorum: only 1 is asked");
+    assert_eq!(gateways[0].ledger().total(), 2, "who asks for too many asks nobody");
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_here_is_our_failure_and_not_theirs() {
+    let (gateways, host) = team(&["bob", "cid"]).await;
+    host.write(host.state("archive.db"), "this is no archive");
+    let sent = host.run(&["send", "--to", "bob", "--message", "hi", "--json"]).await.exits(1).json();
+    let document = host.run(&["broadcast", "--message", "hi", "--json"]).await.exits(1).json();
+    assert_eq!(document["error"]["code"], sent["error"]["code"]);
+    assert_eq!(states(&document), pairs(&[("bob", "failed"), ("cid", "failed")]));
+    assert!(gateways.iter().all(|gateway| gateway.ledger().total() == 0));
 }
 
 #[tokio::test]
@@ -183,6 +198,8 @@ async fn a_dry_run_says_who_would_be_asked_and_connects_to_nobody() {
     assert_eq!((&bob["address"], &bob["bytes"]), (&json!(gateways[0].url()), &json!(2)));
     assert_eq!((&bob["session"], &bob["token"]), (&json!("agent:main:mesh:alice"), &json!("configured")));
     assert_eq!(document["results"][1]["token"], "missing");
+    assert_eq!(document["results"][1]["error"]["code"], "no-credential");
+    assert!(bob["error"].is_null());
     insta::assert_snapshot!(host.run(&["broadcast", "--message", "hi", "--dry-run"]).await.transcript());
     assert!(gateways.iter().all(|gateway| gateway.connections() == 0), "a dry run connected");
 }

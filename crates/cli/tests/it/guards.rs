@@ -154,9 +154,13 @@ async fn a_dry_run_is_refused_as_the_message_would_be() {
     refused(in_chain(host.call(&plan), "4", "x").run().await, "loop");
     let out = in_chain(host.call(&plan), "1", "bob,carol").run().await;
     assert_eq!(out.json()["dryRun"], true);
+    assert_eq!(out.json()["address"], "ws://127.0.0.1:9");
     refused(out, "loop");
     let all = ["--json", "broadcast", "--message", "hi", "--dry-run"];
-    refused(in_chain(host.call(&all), "1", "bob").run().await, "loop");
+    let out = in_chain(host.call(&all), "1", "bob").run().await;
+    let row = out.json()["results"][0].clone();
+    assert_eq!((&row["state"], &row["error"]["code"]), (&json!("skipped"), &json!("loop")));
+    refused(out, "loop");
     let sent = in_chain(host.call(&say("hi", &[])), "1", "bob").run().await;
     assert_eq!(sent.json()["state"], "skipped");
     let agent = |text| host.call(&say(text, &[])).env(AGENT.0, AGENT.1).env("MESH_PEER_PER_HOUR", "1");

@@ -378,6 +378,30 @@ async fn an_id_that_was_used_tells_what_became_of_its_message() {
         assert!(hint.contains(&format!("agent-mesh wait {id}")), "{hint}");
     }
     assert_eq!(gateway.ledger().total(), 1);
+
+    host.registry(&json!([
+        { "name": "Bob", "emailPrefix": "bob", "url": gateway.url() },
+        { "name": "Carl", "emailPrefix": "carl", "url": gateway.url() },
+    ]));
+    let call = ["--json", "send", "--to", "carl", "--message", "hi", "--id", id];
+    let carl = host.run(&call).await.exits(2).json();
+    assert_eq!((&carl["state"], &carl["error"]["code"]), (&json!("skipped"), &json!("id-in-use")));
+    let error = carl["error"].to_string();
+    assert!(error.contains("the message to Bob is replied") && !error.contains("Carl"), "{error}");
+    assert_eq!(gateway.ledger().total(), 1);
+}
+
+#[tokio::test]
+async fn a_beginning_that_fits_many_messages_says_how_many() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::with_bob(&gateway.url());
+    for number in 1..=7 {
+        let (text, id) = (number.to_string(), format!("0197d3f0-8c5e-7cc1-b1a4-0c8f5d4e2a1{number}"));
+        host.run(&["send", "--to", "bob", "--message", &text, "--id", &id]).await.ok();
+        let error = host.run(&["wait", "0197d3f0", "--json"]).await.json()["error"]["message"].to_string();
+        assert_eq!(error.ends_with("and 2 more\""), number == 7, "{error}");
+        assert!(number > 5 || !error.contains("more"), "{error}");
+    }
 }
 
 #[tokio::test]

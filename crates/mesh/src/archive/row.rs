@@ -255,24 +255,34 @@ impl Archive {
     /// When the beginning fits several, or the archive cannot be read.
     pub async fn find(&self, id: &str) -> Result<Option<Stored>, ArchiveError> {
         let beginning = id.to_owned();
-        let mut found = self
+        let (mut found, all) = self
             .read(move |db| {
                 let exact = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
                 if let Some(found) = db.query_row(&exact, [&beginning], stored).optional()? {
-                    return Ok(vec![found]);
+                    return Ok((vec![found], 1));
                 }
                 if beginning.len() < SHORTEST_ID {
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), 0));
                 }
-                let begins = format!(
-                    "SELECT {COLUMNS} FROM messages WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY seq DESC LIMIT {NAMED}"
-                );
-                db.prepare(&begins)?.query_map([&beginning], stored)?.collect::<Result<Vec<_>, _>>()
+                let begins = "FROM messages WHERE id >= ?1 AND id < ?1 || 'g'";
+                let newest = format!("SELECT {COLUMNS} {begins} ORDER BY seq DESC LIMIT {NAMED}");
+                let found: Vec<_> =
+                    db.prepare(&newest)?.query_map([&beginning], stored)?.collect::<Result<_, _>>()?;
+                let all = match found.len() {
+                    NAMED => {
+                        let count = format!("SELECT count(*) {begins}");
+                        let all: u32 = db.query_row(&count, [&beginning], |row| row.get(0))?;
+                        usize::try_from(all).unwrap_or(usize::MAX)
+                    }
+                    few => few,
+                };
+                Ok((found, all))
             })
             .await?;
         if found.len() > 1 {
+            let more = all.saturating_sub(found.len());
             let ids = found.into_iter().map(|stored| stored.record.id).collect();
-            return Err(ArchiveError::Ambiguous { beginning: id.to_owned(), ids });
+            return Err(ArchiveError::Ambiguous { beginning: id.to_owned(), ids, more });
         }
         Ok(found.pop())
     }

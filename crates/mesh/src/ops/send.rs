@@ -165,13 +165,16 @@ pub fn plan(mesh: &Mesh, agent: &Agent, request: &SendRequest) -> Result<Plan, M
         request.message.clone()
     };
     let devices = if caller.names_devices() { devices_of(mesh, agent)? } else { Vec::new() };
+    let route = Peer::by_route(mesh, agent, via);
+    // Also that of one to whom it may not go: whoever looks at the plan wants to know whom it would have met.
+    let address = route.as_ref().ok().map(Peer::address);
     let peer = match caller.may_go_to(agent, &devices) {
-        Ok(()) => Peer::by_route(mesh, agent, via),
+        Ok(()) => route,
         Err(refusal) => Err(refusal.into()),
     };
     Ok(Plan {
         to: To::from(agent),
-        address: peer.as_ref().ok().map(Peer::address),
+        address,
         session: session_key(&me, agent, &request.session, via),
         via,
         bytes: request.message.len(),
@@ -302,11 +305,10 @@ pub(crate) async fn send_planned(
     let is_leaving = leaving.is_some();
     let archive = match begin(mesh, new, plan.allowance, leaving).await {
         Ok(archive) => archive,
-        Err(error @ MeshError::Guard(_)) => return unsent(message, plan.bytes, State::Skipped, error),
-        Err(error @ MeshError::IdInUse { state, .. }) => {
-            return unsent(message, plan.bytes, state.unwrap_or(State::Skipped), error);
+        Err(error) => {
+            let state = state_of_unsent(&message.to, &error);
+            return unsent(message, plan.bytes, state, error);
         }
-        Err(error) => return unsent(message, plan.bytes, State::Failed, error),
     };
     observer.progress(Progress::Begun { id: &message.id });
     let mut delivery =
@@ -371,14 +373,25 @@ pub(super) async fn begin(
     match begun {
         Err(ArchiveError::Exists) => {
             let known = archive.find(&id).await?.filter(|stored| stored.direction == Direction::Out);
-            Err(MeshError::IdInUse { id, state: known.map(|stored| stored.record.state) })
+            Err(MeshError::IdInUse { id, sent: known.map(|stored| (stored.record.to, stored.record.state)) })
         }
         begun => Ok(begun?.map(|()| archive)?),
     }
 }
 
-/// The record of a message that could not be kept, or must not be sent, and was not sent for that reason. Under an id that
-/// was used before, the state is that message's.
+/// The state of a message that could not be begun. Under an id that was used for the same teammate before, it is that
+/// message's.
+fn state_of_unsent(to: &To, error: &MeshError) -> State {
+    match error {
+        MeshError::IdInUse { sent: Some((before, state)), .. } if before.email_prefix == to.email_prefix => {
+            *state
+        }
+        MeshError::IdInUse { .. } | MeshError::Guard(_) => State::Skipped,
+        _ => State::Failed,
+    }
+}
+
+/// The record of a message that could not be kept, or must not be sent, and was not sent for that reason.
 fn unsent(message: Outgoing, bytes: usize, state: State, error: MeshError) -> Record {
     Record {
         to: message.to,

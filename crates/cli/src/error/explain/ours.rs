@@ -10,6 +10,7 @@ use agent_team_mesh::invite::InviteError;
 use agent_team_mesh::message::MessageError;
 use agent_team_mesh::pins::PinsError;
 use agent_team_mesh::private_file::PrivateFileError;
+use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
 use agent_team_mesh::secrets::SecretsError;
 use agent_team_mesh::sync::{Broken, SyncError};
@@ -87,10 +88,14 @@ pub(super) fn sync(error: &SyncError) -> Meaning {
     }
 }
 
-pub(super) fn id_in_use(id: &str, is_ours: bool) -> Meaning {
-    let text = match is_ours {
-        true => format!("it was not sent again: agent-mesh wait {id} tells what became of it"),
-        false => "nothing was sent: give another id, or none".to_owned(),
+pub(super) fn id_in_use(id: &str, sent_to: Option<&To>) -> Meaning {
+    let text = match sent_to {
+        Some(to) => format!(
+            "nothing was sent: agent-mesh wait {id} tells what became of the message to {}; another message needs another id, \
+             or none",
+            to.name
+        ),
+        None => "nothing was sent: give another id, or none".to_owned(),
     };
     Meaning(Exit::Usage, "id-in-use", hint(text))
 }
