@@ -66,12 +66,13 @@ export class Person {
     return result;
   }
 
-  /** Starts a run that prints JSON Lines; `line(n)` waits for the nth, `ended` for its exit code. */
+  /** Starts a run that goes on; `line(n)` waits for its nth document, `said(n)` for the nth line on stderr, `ended` for its exit code. */
   begin(...args) {
     const running = start([agentMesh, ...args, "--json"], { host: this.host, env: this.env, cwd: this.home });
     const lines = () => running.out.stdout.split("\n").slice(0, -1);
     return {
       line: async (n) => JSON.parse(await until(`line ${n} of ${args.join(" ")}`, () => lines()[n - 1] ?? (!running.running() && running.out.stderr))),
+      said: (n) => until(`line ${n} of the talk of ${args.join(" ")}`, () => running.out.stderr.split("\n").slice(0, -1)[n - 1]),
       ended: running.ended.then((result) => (this.#checkSecrets(args, result), result)),
       stop: running.stop,
     };

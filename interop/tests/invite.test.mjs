@@ -24,12 +24,12 @@ function holding(folder, ...texts) {
   return paths.filter((file) => texts.some((text) => readFileSync(file).includes(text)));
 }
 
-/** Bob invites and waits, somebody joins; gives the invite and both documents. */
+/** Bob invites and waits, somebody joins; gives the line that Bob is told first, and both documents. */
 async function invited(host, name, guest) {
   const waiting = host.begin("invite", name, "--wait");
-  const { invite } = await waiting.line(1);
+  const invite = await waiting.said(1);
   const { json } = await guest.feed(invite, "join", "-");
-  return { invite, joined: json, approved: await waiting.line(2), exit: (await waiting.ended).code };
+  return { invite, joined: json, approved: await waiting.line(1), exit: (await waiting.ended).code };
 }
 
 /** What holds at either kind of gateway. `say` gives a message and the reply to expect. */

@@ -88,6 +88,6 @@ impl OwnGatewayConfig {
     /// There, with no place that its token may come from.
     #[must_use]
     pub fn at(endpoint: Endpoint) -> Self {
-        Self { endpoint, token: None, openclaw_json: None, serve_token: None }
+        Self { endpoint, token: None, openclaw_json: None, serve_token: None, serve_address: None }
     }
 }

@@ -43,7 +43,7 @@ pub struct InviteArgs {
     /// Where they reach our gateway, if it is not our own address in the registry
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Stay until they came in, and let them in. With --json, a second line then says so
+    /// Stay until they came in, and let them in. With --json, the line goes to stderr, and the document comes at the end
     #[arg(long)]
     wait: bool,
 }
@@ -67,11 +67,19 @@ pub async fn run(args: &InviteArgs, settings: &Settings, ui: &Ui) -> Result<Exit
             "the policy of our serve denies {name}: add [peers.{key}] with mode = \"allow\" to {file}"
         ));
     }
-    if args.wait { wait(&mesh, &sent, ui).await } else { Ok(Exit::Done) }
+    if args.wait {
+        return wait(&mesh, &sent, ui).await;
+    }
+    ui.document("invite", Exit::Done, with_line(&sent, "sent"));
+    Ok(Exit::Done)
 }
 
 fn print(sent: &Sent, waits: bool, ui: &Ui) {
     let line = sent.invite.to_line();
+    if waits && ui.is_json() {
+        // The one document tells how it ended; the line is needed before.
+        ui.announce(line.expose());
+    }
     ui.out(line.expose());
     let name = &sent.to.name;
     if !sent.is_known {
@@ -87,10 +95,13 @@ fn print(sent: &Sent, waits: bool, ui: &Ui) {
     } else {
         ui.note("then here: agent-mesh pair approve --invited");
     }
-    let mut fields = fields(sent, "sent");
-    // The one document that shows a secret: it is what was asked for.
-    fields["invite"] = line.expose().into();
-    ui.document("invite", Exit::Done, fields);
+}
+
+/// The one document that shows a secret: it is what was asked for.
+fn with_line(sent: &Sent, status: &str) -> Value {
+    let mut fields = fields(sent, status);
+    fields["invite"] = sent.invite.to_line().expose().into();
+    fields
 }
 
 /// Whether the policy of this host would turn them away, invite or not. One that cannot be read is told of by `serve`.
@@ -148,7 +159,7 @@ async fn wait(mesh: &Mesh, sent: &Sent, ui: &Ui) -> Result<Exit, CliError> {
 }
 
 fn later(error: MeshError, sent: &Sent) -> CliError {
-    let error = CliError::from(error).with_fields(fields(sent, "sent"));
+    let error = CliError::from(error).with_fields(with_line(sent, "sent"));
     error.hint("the invite is good all the same: agent-mesh pair approve --invited lets them in")
 }
 
@@ -157,7 +168,7 @@ fn done(sent: &Sent, decision: &Decision, ui: &Ui) -> Exit {
     ui.note(
         Line::styled(style::GOOD, format!("{} is in", sent.to.name)).text(format!(": {}", shown(decision))),
     );
-    let mut fields = fields(sent, "approved");
+    let mut fields = with_line(sent, "approved");
     fields["requestId"] = decision.request_id.clone().into();
     fields["device"] = json!({ "deviceId": decision.device_id, "displayName": decision.display_name });
     ui.document("invite", Exit::Done, fields);

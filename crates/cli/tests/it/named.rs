@@ -49,9 +49,8 @@ impl Two {
     async fn invite(&self, name: &str) {
         let mut watch = self.carl(&["invite", name, "--wait"]).spawn();
         let mut line = String::new();
-        BufReader::new(watch.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
-        let sent: Value = serde_json::from_str(&line).unwrap();
-        let join = self.alices.call(&["join", "-", "--json"]).stdin(sent["invite"].as_str().unwrap());
+        BufReader::new(watch.stderr.as_mut().unwrap()).read_line(&mut line).await.unwrap();
+        let join = self.alices.call(&["join", "-", "--json"]).stdin(line);
         join.run().await.ok();
         assert_eq!(watch.wait().await.unwrap().code(), Some(0));
     }
