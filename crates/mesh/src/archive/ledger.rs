@@ -305,8 +305,9 @@ impl<'a> Ledger<'a> {
         // makes a table for a list.
         let old = "DELETE FROM said WHERE at < ?1 AND rowid < 8 + (SELECT min(rowid) FROM said)";
         self.db.prepare_cached(old)?.execute([before(LONGEST_WINDOW)])?;
+        // After the last reset, also in its millisecond or by a clock that was set back: what it lets through counts.
         let sql = "INSERT INTO said (at, speaker, peer, session, words, message, chorus)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+            VALUES (max(?1, 1 + (SELECT coalesce(max(at), 0) FROM resets)), ?2, ?3, ?4, ?5, ?6, ?7)";
         let values = params![
             now(),
             self.allowance.speaker.name(),
