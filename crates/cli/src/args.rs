@@ -1,8 +1,9 @@
 //! The command line: global options, and which command.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 
@@ -63,7 +64,9 @@ pub struct GlobalArgs {
     pub verbose: u8,
 }
 
+/// The arguments of a command are put together when it is named: those of all take longer than the rest of reading argv.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     Whoami(commands::whoami::WhoamiArgs),
     List(commands::list::ListArgs),
@@ -157,6 +160,40 @@ impl Command {
             Self::Man(_) => "man",
         }
     }
+}
+
+/// Reads argv.
+///
+/// # Errors
+/// When it is wrong, or asks for the help or the version.
+pub fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
+    if let Some(cli) = parse_named(argv) {
+        return Ok(cli);
+    }
+    Cli::try_parse_from(argv).map_err(|error| match error.kind() {
+        // The help tells of all commands.
+        DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand => {
+            whole().try_get_matches_from(argv).err().unwrap_or(error)
+        }
+        _ => error,
+    })
+}
+
+/// Reads argv as if there were no command but the one that it names: clap hands the global options down to each. What
+/// can be read so means the same among the others; what cannot is for them.
+fn parse_named(argv: &[OsString]) -> Option<Cli> {
+    let all = Cli::command();
+    let named = argv.iter().skip(1).find_map(|word| all.find_subcommand(word))?;
+    let alone = clap::Command::new("agent-mesh").args(all.get_arguments()).subcommand(named);
+    Cli::from_arg_matches(&alone.try_get_matches_from(argv).ok()?).ok()
+}
+
+/// The command line with the arguments of all commands.
+pub fn whole() -> clap::Command {
+    let mut whole = Cli::command();
+    whole.build();
+    whole
 }
 
 /// Whether a word is the name of a command.

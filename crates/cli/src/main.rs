@@ -10,7 +10,6 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
     raise_descriptor_limit();
     let env = Env::of_process();
     let argv: Vec<_> = env.args().collect();
-    let cli = match Cli::try_parse_from(&argv) {
+    let cli = match args::parse(&argv) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &argv, &env),
     };

@@ -4,11 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_mangen::Man;
 use serde_json::json;
 
-use crate::args::Cli;
+use crate::args::whole;
 use crate::error::{CliError, Exit};
 use crate::ui::Ui;
 
@@ -24,8 +24,7 @@ pub struct ManArgs {
 
 pub fn run(args: &ManArgs, ui: &Ui) -> Result<Exit, CliError> {
     // Built, the pages below know the whole name: agent-mesh-pair-list.
-    let mut command = Cli::command();
-    command.build();
+    let command = whole();
     let Some(dir) = &args.dir else {
         let page = page(command).map_err(|e| CliError::io("cannot make the page", &e))?;
         ui.script(&page);

@@ -350,6 +350,8 @@ async fn ctrl_c_before_anything_left_takes_the_message_back() {
     let gateway = FakeGateway::start(silent).await;
     let host = Host::with_bob(&gateway.url());
     let child = host.call(&["--json", "send", "--to", "bob", "--message", "stop"]).spawn();
+    // It dials while the message is written down.
+    while host.run(&["log", "--json"]).await.ok().json()["messages"] == json!([]) {}
     until(&gateway, |gateway| gateway.connections() > 0).await;
     signal(&child, Signal::INT);
     let output = child.wait_with_output().await.unwrap();
