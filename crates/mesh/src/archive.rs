@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -145,16 +146,39 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`], and the file is as it was.
     pub fn open(path: &Path) -> Result<Self, ArchiveError> {
+        let (tell, told) = mpsc::channel();
+        let archive = Self::start(path, move |opened| drop(tell.send(opened)))?;
+        told.recv().unwrap_or(Err(ArchiveError::Closed)).map(|()| archive)
+    }
+
+    /// The same while something else goes on: reading what others left in the WAL takes as long as dialling.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub(crate) async fn opened(path: &Path) -> Result<Self, ArchiveError> {
+        let (tell, told) = oneshot::channel();
+        let archive = Self::start(path, move |opened| drop(tell.send(opened)))?;
+        told.await.unwrap_or(Err(ArchiveError::Closed)).map(|()| archive)
+    }
+
+    /// Starts the thread that opens the file, says so, and writes from then on.
+    fn start(
+        path: &Path,
+        tell: impl FnOnce(Result<(), ArchiveError>) + Send + 'static,
+    ) -> Result<Self, ArchiveError> {
         // Made empty and 0600 here, since SQLite would ask nobody; its side files take the mode of the main one.
         private_file::create(path, b"")?;
         private_file::inspect(path)?;
-        let connection = set_up(path)?;
         let (writes, queue) = mpsc::channel();
         let owned = path.to_owned();
-        thread::Builder::new()
-            .name("archive".to_owned())
-            .spawn(move || writer::run(&connection, &queue, &owned))
-            .map_err(|_| ArchiveError::Closed)?;
+        let work = move || match set_up(&owned) {
+            Err(error) => tell(Err(error)),
+            Ok(connection) => {
+                tell(Ok(()));
+                writer::run(&connection, &queue, &owned);
+            }
+        };
+        thread::Builder::new().name("archive".to_owned()).spawn(work).map_err(|_| ArchiveError::Closed)?;
         Ok(Self { path: path.to_owned(), writes, readers: Arc::new(Semaphore::new(READERS)) })
     }
 
@@ -256,6 +280,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ArchiveError> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        // Whoever closes the file last would copy the WAL into it, and every command would wait for the disk at its end.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     }
     Ok(connection)
 }
@@ -486,10 +512,6 @@ mod tests {
         let (_folder, archive) = archive();
         let path = archive.path().to_owned();
         drop(archive);
-        // Its thread closes the file a moment later, and takes the WAL with it: that changed the file under this test.
-        while path.with_extension("db-wal").exists() {
-            thread::yield_now();
-        }
         let db = Connection::open(&path).unwrap();
         db.pragma_update(None, "user_version", 99).unwrap();
         db.close().unwrap();

@@ -17,7 +17,7 @@ use crate::invite::{Asked, SentInvites};
 use crate::pins::Pins;
 use crate::pool::Pool;
 use crate::registry::{Agent, LookupError, Registry, RegistryError};
-use crate::secrets::{DeviceToken, DeviceTokenStore, TokenStore};
+use crate::secrets::{DeviceToken, DeviceTokenStore, DeviceTokens, TokenStore};
 
 /// The team as seen from here. Files are read when they are first needed, and once.
 pub struct Mesh {
@@ -30,20 +30,14 @@ pub struct Mesh {
     /// Device tokens issued to us just now.
     issued: Arc<Gathered<(String, DeviceToken)>>,
     archive: OnceLock<Archive>,
+    /// Held by whoever opens the archive beside something else: many may ask at once.
+    opening: tokio::sync::Mutex<()>,
     pins: Pins,
     /// Whose gateways refused what we showed, by lower-case prefix.
     refused: Mutex<HashSet<String>>,
     tls: TlsMemory,
     /// The connections that are kept from one operation to the next, if any are.
     pool: Option<Pool>,
-}
-
-/// What the file of device tokens holds, by lower-case prefix.
-struct DeviceTokens {
-    /// The tokens for the device key we have now.
-    ours: HashMap<String, DeviceToken>,
-    /// Who issued a token, to whatever device.
-    issuers: HashSet<String>,
 }
 
 impl Mesh {
@@ -61,6 +55,7 @@ impl Mesh {
             device_tokens: OnceLock::new(),
             issued: Arc::default(),
             archive: OnceLock::new(),
+            opening: tokio::sync::Mutex::default(),
             refused: Mutex::default(),
             tls: TlsMemory::default(),
             pool: None,
@@ -170,7 +165,11 @@ impl Mesh {
     /// # Errors
     /// When the file is there and cannot be used.
     pub fn device_id(&self) -> Result<Option<String>, MeshError> {
-        let key = DeviceKey::load(&self.device_key_path())?;
+        let key = match self.device.get() {
+            Some(key) => Some(key),
+            // None is made just to find out whether there is one.
+            None => DeviceKey::load(&self.device_key_path())?.map(|key| self.device.get_or_init(|| key)),
+        };
         Ok(key.map(|key| key.id().to_owned()))
     }
 
@@ -244,15 +243,7 @@ impl Mesh {
     }
 
     fn device_tokens(&self) -> Result<&DeviceTokens, MeshError> {
-        once(&self.device_tokens, || {
-            let store = self.device_token_store();
-            let ours = match self.device_id()? {
-                Some(id) => store.all(&id)?,
-                // Without a key no token can be ours; none is made just to find that out.
-                None => HashMap::new(),
-            };
-            Ok(DeviceTokens { ours, issuers: store.prefixes()?.into_iter().collect() })
-        })
+        once(&self.device_tokens, || Ok(self.device_token_store().all(self.device_id()?.as_deref())?))
     }
 
     /// Keeps the token that a peer's gateway issued to our device.
@@ -297,6 +288,19 @@ impl Mesh {
     /// When the file cannot be used or made.
     pub fn archive(&self) -> Result<&Archive, MeshError> {
         once(&self.archive, || Ok(Archive::open(&self.archive_path())?))
+    }
+
+    /// The same, opened while something else goes on.
+    pub(crate) async fn opened_archive(&self) -> Result<&Archive, MeshError> {
+        if let Some(archive) = self.archive.get() {
+            return Ok(archive);
+        }
+        let _alone = self.opening.lock().await;
+        if let Some(archive) = self.archive.get() {
+            return Ok(archive);
+        }
+        let archive = Archive::opened(&self.archive_path()).await?;
+        Ok(self.archive.get_or_init(|| archive))
     }
 
     /// The file of the archive.

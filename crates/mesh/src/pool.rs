@@ -51,6 +51,8 @@ struct Places {
 pub(crate) struct Line {
     pool: Pool,
     held: Option<Held>,
+    /// What came of dialling ahead, if there is no connection.
+    missed: Option<MeshError>,
 }
 
 /// A connection in use.
@@ -85,7 +87,7 @@ impl Pool {
 
     /// For one message.
     pub(crate) fn line(&self) -> Line {
-        Line { pool: self.clone(), held: None }
+        Line { pool: self.clone(), held: None, missed: None }
     }
 
     /// An operation is over: what is its own alone says goodbye.
@@ -261,11 +263,19 @@ impl Line {
         deadline: Instant,
         was_there: bool,
     ) -> Result<&Client, MeshError> {
+        if let Some(error) = self.missed.take() {
+            return Err(error);
+        }
         let held = match &mut self.held {
             Some(held) => held,
             none => none.insert(self.pool.connect(mesh, peer, deadline, was_there).await?),
         };
         Ok(&held.client)
+    }
+
+    /// Dials before the connection is asked for, for whoever has something else to wait for, too.
+    pub(crate) async fn dial_ahead(&mut self, mesh: &Mesh, peer: &Peer, deadline: Instant) {
+        self.missed = self.client(mesh, peer, deadline, false).await.err();
     }
 
     /// Takes a connection that stands, if there is one: nothing has to be dialled for the message.

@@ -15,7 +15,7 @@ use crate::private_file::PrivateFileError;
 mod device_tokens;
 mod prefix_map;
 
-pub use device_tokens::{DeviceToken, DeviceTokenStore};
+pub use device_tokens::{DeviceToken, DeviceTokenStore, DeviceTokens};
 use prefix_map::PrefixMap;
 
 /// Why a token could not be read or kept.

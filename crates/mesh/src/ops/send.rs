@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::try_join;
 use jiff::Timestamp;
 use openclaw_client::protocol::attribution::{Chain, Header};
 use serde::Serialize;
@@ -303,14 +305,22 @@ pub(crate) async fn send_planned(
     };
     let leaving = standing.map(|client| Leaving { boot_id: client.hello().server.boot_id.clone() });
     let is_leaving = leaving.is_some();
-    let archive = match begin(mesh, new, plan.allowance, leaving).await {
+    let dialled = match &plan.peer {
+        Ok(peer) if message.via != Via::A2a && !is_leaving && peer.turn.is_none() => Some(peer),
+        _ => None,
+    };
+    let begun = async {
+        let archive = begin(mesh, new, plan.allowance, leaving).await?;
+        observer.progress(Progress::Begun { id: &message.id });
+        Ok(archive)
+    };
+    let archive = match beside(begun, Box::pin(dial_ahead(mesh, dialled, deadline, &mut line))).await {
         Ok(archive) => archive,
         Err(error) => {
             let state = state_of_unsent(&message.to, &error);
             return unsent(message, plan.bytes, state, error);
         }
     };
-    observer.progress(Progress::Begun { id: &message.id });
     let mut delivery =
         Delivery::new(archive, &message.id, State::Sending, Receipt::default()).leaving(is_leaving);
     let mut result = match plan.peer {
@@ -332,6 +342,22 @@ pub(crate) async fn send_planned(
         delivery.finished(if result.is_ok() { State::Fallback } else { State::Unreachable });
     }
     conclude(message, plan.bytes, delivery, result).await
+}
+
+/// Opening the archive and dialling take about the same time, and neither needs the other. One of a crowd waits for its turn.
+async fn dial_ahead(mesh: &Mesh, peer: Option<&Peer>, deadline: Instant, line: &mut Line) {
+    if let Some(peer) = peer {
+        line.dial_ahead(mesh, peer, deadline).await;
+    }
+}
+
+/// What is to be done, and something that goes on beside it, which is given up when the former fails.
+async fn beside<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    other: impl Future<Output = ()>,
+) -> Result<T, E> {
+    let (done, ()) = try_join(work, other.map(Ok)).await?;
+    Ok(done)
 }
 
 /// The message as the archive gets it.
@@ -364,7 +390,7 @@ pub(super) async fn begin(
     allowance: Allowance,
     leaving: Option<Leaving>,
 ) -> Result<&Archive, MeshError> {
-    let archive = mesh.archive()?;
+    let archive = mesh.opened_archive().await?;
     let id = new.id.clone();
     let begun = match leaving {
         Some(leaving) => archive.begin_leaving(new, allowance, leaving).await,

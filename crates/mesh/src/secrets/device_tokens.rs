@@ -1,6 +1,6 @@
 //! Device tokens: what a peer's gateway issued to our device key when its owner approved us.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -23,6 +23,15 @@ pub struct DeviceToken {
     pub issued_at: Timestamp,
     /// The gateway that issued it.
     pub url: String,
+}
+
+/// What the file of device tokens holds, by lower-case prefix.
+#[derive(Clone, Debug)]
+pub struct DeviceTokens {
+    /// The tokens for the device key we have now.
+    pub ours: HashMap<String, DeviceToken>,
+    /// Who issued a token, to whatever device.
+    pub issuers: HashSet<String>,
 }
 
 /// `<state>/device-tokens.json`: device tokens by lower-case e-mail prefix.
@@ -52,15 +61,19 @@ impl DeviceTokenStore {
         row.filter(|row| row.device_id == our_device_id).map(|row| row.into_token(&key)).transpose()
     }
 
-    /// All tokens bound to the device `our_device_id`, by lower-case prefix.
+    /// All of the file, as the device `our_device_id` sees it: one that is none yet has no token.
     ///
     /// # Errors
-    /// [`SecretsError`] when the file is refused or malformed, or a token is unusable.
-    pub fn all(&self, our_device_id: &str) -> Result<HashMap<String, DeviceToken>, SecretsError> {
-        let rows = PrefixMap::<Row>::read(&self.path)?.tokens.into_iter();
-        rows.filter(|(_, row)| row.device_id == our_device_id)
-            .map(|(key, row)| Ok((key.clone(), row.into_token(&key)?)))
-            .collect()
+    /// [`SecretsError`] when the file is refused or malformed, or a token of ours is unusable.
+    pub fn all(&self, our_device_id: Option<&str>) -> Result<DeviceTokens, SecretsError> {
+        let rows = PrefixMap::<Row>::read(&self.path)?.tokens;
+        let issuers = rows.keys().cloned().collect();
+        let mut ours = HashMap::new();
+        for (key, row) in rows.into_iter().filter(|(_, row)| Some(row.device_id.as_str()) == our_device_id) {
+            let token = row.into_token(&key)?;
+            ours.insert(key, token);
+        }
+        Ok(DeviceTokens { ours, issuers })
     }
 
     /// The prefixes there is a device token for, whatever device it is bound to, sorted.

@@ -167,7 +167,7 @@ async fn what_gateways_issue_in_a_broadcast_is_kept_at_its_end_also_if_it_is_bro
             assert_eq!(run.await.unwrap().1.len(), peers.len());
         }
         let ours = team.mesh.device().unwrap().id();
-        assert_eq!(team.mesh.device_token_store().all(ours).unwrap().len(), peers.len());
+        assert_eq!(team.mesh.device_token_store().all(Some(ours)).unwrap().ours.len(), peers.len());
         let team = team.next_run(|_| {});
         assert_eq!(team.mesh.pins().all().unwrap().len(), peers.len());
     }
