@@ -167,6 +167,11 @@ impl FakeGateway {
         }
     }
 
+    /// What `sessions.reset` does to all sessions: nothing was ever said in them. Runs that are known stay known.
+    pub fn reset_sessions(&self) {
+        self.world.change(|state| state.sessions.clear());
+    }
+
     /// A new boot: empties the memory and gives back the runs that were active.
     fn forget(&self) -> Vec<Arc<Run>> {
         self.world.change(|state| {

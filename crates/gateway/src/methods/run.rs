@@ -18,7 +18,7 @@ use crate::agent::Sender;
 use crate::conn::Conn;
 use crate::denial::{self, Rule};
 use crate::keys::AGENT_ID;
-use crate::outcome::Done;
+use crate::outcome::{Done, Outcome};
 use crate::runs::{Job, Origin, Run, provenance_texts};
 use crate::secret::sha256;
 use crate::shared::{Shared, lock, now_ms};
@@ -212,7 +212,8 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
     )
 }
 
-/// How a run ended that is known from before the start: its sender may have waited for it when this gateway was killed.
+/// How a run ended that is not in the table any more: its sender may have waited for it when this gateway was killed, or
+/// asks late.
 async fn ended_before(shared: &Shared, conn: &Conn, run_id: &str) -> Option<AgentWaited> {
     let past = shared.config.memory.run(run_id).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "what became of a run cannot be looked up");
@@ -220,5 +221,10 @@ async fn ended_before(shared: &Shared, conn: &Conn, run_id: &str) -> Option<Agen
     })?;
     let is_his = conn.all_who().any(|who| who.peer().is_none_or(|key| key == past.from));
     let outcome = past.end.outcome().filter(|_| is_his)?;
-    Some(Done::new(run_id, &outcome, 0, past.ended_at.unwrap_or(past.began_at)).waited)
+    let mut waited = Done::new(run_id, &outcome, 0, past.ended_at.unwrap_or(past.began_at)).waited;
+    // All of it: the history may have forgotten the reply, and then nothing else tells it.
+    if let (Outcome::Reply(whole), Some(reply)) = (outcome, &mut waited.terminal_reply) {
+        reply.text = Some(whole);
+    }
+    Some(waited)
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_mesh_gateway::{
-    Access, Agent, Config, EchoAgent, End, Memory, Origin, Past, Policy, Recollection, Room, TokenHash,
-};
+use agent_mesh_gateway::{Access, Agent, Config, EchoAgent, Policy, TokenHash};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -366,36 +364,11 @@ async fn a_message_that_waits_for_the_owner_is_a_task_that_waits() {
     assert_eq!((state(&done), &done["id"]), ("TASK_STATE_COMPLETED", &task["id"]));
 }
 
-/// Remembers one task of Alice's.
-struct Yesterday;
-
-impl Memory for Yesterday {
-    fn recent(&self, _: Room) -> Recollection<'_, Vec<Past>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn session<'a>(&'a self, _: &'a str, _: Room) -> Recollection<'a, Vec<Past>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn run<'a>(&'a self, run_id: &'a str) -> Recollection<'a, Option<Past>> {
-        let past = Past {
-            run_id: run_id.to_owned(),
-            origin: Origin::Agent,
-            session_key: "agent:main:mesh:alice:a2a:c".to_owned(),
-            from: "alice".to_owned(),
-            message: "hi".to_owned(),
-            end: End::Replied("from yesterday".to_owned()),
-            began_at: 1,
-            ended_at: Some(2),
-        };
-        Box::pin(async move { Ok((run_id == "t-1").then_some(past)) })
-    }
-}
-
 #[tokio::test]
 async fn a_task_survives_a_restart() {
-    let gateway = door(Arc::new(EchoAgent::new()), "", |config| config.memory = Arc::new(Yesterday)).await;
+    let past =
+        Remembered { run: "t-1", session: "agent:main:mesh:alice:a2a:c", reply: "from yesterday".to_owned() };
+    let gateway = door(Arc::new(EchoAgent::new()), "", |config| config.memory = Arc::new(past)).await;
     let query = json!({ "id": "t-1" });
     let task = result(&gateway, ALICE, "GetTask", query.clone()).await;
     assert_eq!((state(&task), &task["contextId"]), ("TASK_STATE_COMPLETED", &json!("c")));

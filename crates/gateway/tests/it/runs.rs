@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
+use agent_mesh_gateway::{Agent, AgentFailure, Deltas, EchoAgent, ReplyFuture, Turn};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -286,6 +286,15 @@ async fn agent_wait_tells_the_end_and_not_more_than_it_knows() {
     assert!(
         over["endedAt"].is_i64() && over["terminalReply"]["text"].as_str().unwrap().ends_with('\u{2026}')
     );
+}
+
+#[tokio::test]
+async fn agent_wait_tells_all_of_a_reply_that_nothing_else_tells_any_more() {
+    let past = Remembered { run: "of last week", session: "agent:main:mesh:alice", reply: "x".repeat(5000) };
+    let gateway = Fixture::start(Arc::new(EchoAgent::new()), |config| config.memory = Arc::new(past)).await;
+    let over = gateway.owner().await.ok("agent.wait", json!({ "runId": "of last week" })).await;
+    assert_eq!((&over["status"], &over["endedAt"]), (&json!("ok"), &json!(2)));
+    assert_eq!(over["terminalReply"]["text"].as_str().unwrap().len(), 5000);
 }
 
 #[tokio::test]

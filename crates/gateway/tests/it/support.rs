@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_mesh_gateway::{
-    Agent, AgentFailure, Config, Deltas, EchoAgent, Gateway, ReplyFuture, Seam, SharedToken, Turn,
+    Agent, AgentFailure, Config, Deltas, EchoAgent, End, Gateway, Memory, Origin, Past, Recollection,
+    ReplyFuture, Room, Seam, SharedToken, Turn,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer, SigningKey};
@@ -363,5 +364,36 @@ impl Agent for Puppet {
             self.0.send(Held { turn, deltas, finish }).unwrap();
             finished.await.unwrap_or(Err(AgentFailure::Cancelled))
         })
+    }
+}
+
+/// Remembers one run of Alice's.
+pub struct Remembered {
+    pub run: &'static str,
+    pub session: &'static str,
+    pub reply: String,
+}
+
+impl Memory for Remembered {
+    fn recent(&self, _: Room) -> Recollection<'_, Vec<Past>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn session<'a>(&'a self, _: &'a str, _: Room) -> Recollection<'a, Vec<Past>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn run<'a>(&'a self, run_id: &'a str) -> Recollection<'a, Option<Past>> {
+        let past = Past {
+            run_id: run_id.to_owned(),
+            origin: Origin::Agent,
+            session_key: self.session.to_owned(),
+            from: "alice".to_owned(),
+            message: "hi".to_owned(),
+            end: End::Replied(self.reply.clone()),
+            began_at: 1,
+            ended_at: Some(2),
+        };
+        Box::pin(async move { Ok((run_id == self.run).then_some(past)) })
     }
 }

@@ -1,7 +1,7 @@
 //! What a gateway knows of a run: one look at the session, and the wait until the run is over.
 
 use jiff::Timestamp;
-use openclaw_client::protocol::methods::agent::{AgentWait, Outcome};
+use openclaw_client::protocol::methods::agent::{AgentWait, AgentWaited, Outcome, TerminalReply};
 use openclaw_client::protocol::methods::chat::{ChatHistory, ChatMessageGet, History, HistoryRow};
 use openclaw_client::{CallError, Client};
 use sha2::{Digest, Sha256};
@@ -204,9 +204,7 @@ pub(crate) async fn until_over(
         return pause(LOOK_AGAIN, run.deadline).await.map(|()| None);
     }
     if waited.status != "ok" {
-        let aborted = waited.stop_reason.as_deref() == Some("rpc");
-        let failed = || Outcome::Failed(waited.error.clone().unwrap_or_else(|| waited.status.clone()));
-        return Ok(Some(if aborted { Outcome::Aborted } else { failed() }));
+        return Ok(Some(ended_badly(waited)));
     }
     let patience = run.deadline.min(Instant::now() + LATE_ROW);
     while Instant::now() < patience {
@@ -216,6 +214,27 @@ pub(crate) async fn until_over(
         }
     }
     Ok(Some(Outcome::NoReply))
+}
+
+/// How a run ended that the session does not show any more, where the gateway knows that by itself: OpenClaw for ten
+/// minutes, `serve` for as long as its archive does.
+pub(crate) async fn remembered(client: &Client, run: Sought<'_>) -> Result<Option<Outcome>, CallError> {
+    let request = AgentWait { run_id: run.run_id.to_owned(), timeout_ms: Some(1) };
+    let waited = client.call(&request, run.deadline).await?;
+    if !waited.is_over() || waited.error.as_deref().is_some_and(agent::never_began) {
+        return Ok(None);
+    }
+    if waited.status != "ok" {
+        return Ok(Some(ended_badly(waited)));
+    }
+    Ok(waited.terminal_reply.and_then(TerminalReply::whole).map(Outcome::Reply))
+}
+
+fn ended_badly(waited: AgentWaited) -> Outcome {
+    if waited.stop_reason.as_deref() == Some("rpc") {
+        return Outcome::Aborted;
+    }
+    Outcome::Failed(waited.error.unwrap_or(waited.status))
 }
 
 pub(crate) async fn pause(time: Duration, deadline: Instant) -> Result<(), CallError> {

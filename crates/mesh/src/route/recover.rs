@@ -6,10 +6,11 @@
 //! sign of it. Without a sign the same key may be sent again where that cannot make a second turn: to the same gateway
 //! process within the five minutes that it remembers keys, or, if it never confirmed the message, to another one whose
 //! history reaches back past the moment of sending. An empty or short history proves nothing: sessions are reset, too.
-//! Where it cannot be known, we say so.
+//! Then the gateway may still know how the run itself ended. Where it cannot be known, we say so.
 
 use jiff::Timestamp;
 use openclaw_client::Client;
+use openclaw_client::protocol::methods::agent::Outcome;
 
 use super::look::{self, Attempt, LOOK_AGAIN, Sign, look, next_run_id, pause};
 use super::{Delivery, Outgoing, Setback, agent, deliver};
@@ -128,6 +129,10 @@ async fn follow(
                 let unconfirmed = delivery.receipt.accepted_at.is_none_or(|at| at < attempt.sent_at);
                 let proof = reaches_back && unconfirmed;
                 if message.is_stale() || !may_send_again(message, proof || attempt.is_remembered_by(client)) {
+                    if let Some(outcome) = by_itself(client, message, proof, delivery).await? {
+                        delivery.accepted();
+                        return agent::conclude(outcome, message, delivery).map_err(Setback::Final);
+                    }
                     return Err(Setback::Final(without_trace(message, unconfirmed, reaches_back, delivery)));
                 }
                 let sent = again(client, message, attempt, delivery, observer).await;
@@ -139,6 +144,20 @@ async fn follow(
             }
         }
     }
+}
+
+/// What the gateway says of the run without its session. Not of `chat.send`: there the reply to another message can stand
+/// for it.
+async fn by_itself(
+    client: &Client,
+    message: &Outgoing,
+    never_arrived: bool,
+    delivery: &mut Delivery<'_>,
+) -> Result<Option<Outcome>, Setback> {
+    if never_arrived || message.via != Via::Agent {
+        return Ok(None);
+    }
+    look::remembered(client, message.sought()).await.map_err(|e| message.unseen(e, delivery))
 }
 
 /// There is no sign of it, and sending it again could make a second turn. A gateway that was killed can have lost even a

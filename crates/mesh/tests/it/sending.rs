@@ -1,8 +1,11 @@
 //! A message and its reply.
 
+use std::collections::HashMap;
+
 use agent_mesh_testkit::{Gate, Reply, Script};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::send::{SendRequest, send_rounds};
+use agent_team_mesh::ops::wait::wait;
 use agent_team_mesh::progress::Unobserved;
 use agent_team_mesh::record::State;
 use agent_team_mesh::registry::Via;
@@ -96,6 +99,34 @@ async fn without_waiting_accepted_is_the_end() {
     let record = team.send("bob", &SendRequest { wait: false, ..message("hello", SOON) }).await;
     assert_eq!((record.state, record.error.is_none()), (State::Accepted, true));
     assert_eq!(bob.ledger().runs_of_text("hello"), 1);
+}
+
+/// Two messages of a soak ended as unknown though the door had answered them: five hundred others had come since, and its
+/// history showed them no more.
+#[tokio::test]
+async fn what_the_history_has_forgotten_the_gateway_may_still_know() {
+    let long = "x".repeat(5_000);
+    let replies = HashMap::from([("short", "yes".to_owned()), ("long", long)]);
+    let script = Script::new()
+        .reply(move |turn| Reply::text(replies.get(&*turn.message).cloned().unwrap_or_default()));
+    let (team, bob) = Team::with_bob(script).await;
+    let mut ids = Vec::new();
+    for text in ["short", "long"] {
+        ids.push(team.send("bob", &SendRequest { wait: false, ..message(text, SOON) }).await.id);
+    }
+    // Turns of a session come one after the other.
+    team.send("bob", &message("last", SOON)).await;
+    bob.reset_sessions();
+    // Within five minutes it would be sent again: the gateway remembers the key.
+    let archive = rusqlite::Connection::open(team.mesh.archive_path()).unwrap();
+    archive.execute("UPDATE messages SET sent_at = sent_at - 600000", []).unwrap();
+    let mut states = Vec::new();
+    for id in &ids {
+        let record = wait(&team.mesh, id, SOON, &mut Unobserved).await.unwrap();
+        states.push((record.state, record.reply.map(|reply| reply.text)));
+    }
+    assert_eq!(states, [(State::Replied, Some("yes".to_owned())), (State::Unknown, None)]);
+    assert_eq!(bob.ledger().total(), 3, "none was sent again");
 }
 
 #[tokio::test]

@@ -208,9 +208,19 @@ impl AgentWaited {
 pub struct TerminalReply {
     /// `visible`, `empty` or `silent`.
     pub disposition: String,
-    /// At most 4,096 characters.
+    /// OpenClaw: at most 4,096 characters, the last of them U+2026 where that is not all. `serve`: all of it for a run that
+    /// ended long ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+}
+
+impl TerminalReply {
+    /// The reply, if this is surely all of it.
+    #[must_use]
+    pub fn whole(self) -> Option<String> {
+        const CUT: usize = 4096;
+        self.text.filter(|text| !text.ends_with('\u{2026}') || text.chars().count() > CUT)
+    }
 }
 
 #[cfg(test)]
