@@ -180,18 +180,18 @@ fn trend(samples: &[Sample]) -> Option<[f64; 3]> {
     Some([second, last, slope(samples.get(2 * quarter..)?)])
 }
 
-/// By least squares.
+/// The median of the slopes between any two samples (Theil and Sen): a leak goes on all the time and is found as surely as
+/// by least squares, while one step, such as a thread's first use of a heap of its own, is no slope. The quarters tell of
+/// steps that are too large.
 fn slope(samples: &[Sample]) -> f64 {
-    let Some(first) = samples.first() else { return 0.0 };
-    let points = samples
-        .iter()
-        .map(|sample| (sample.at.duration_since(first.at).as_secs_f64() / 60.0, sample.rss_kib as f64));
-    let points: Vec<(f64, f64)> = points.collect();
-    let count = points.len() as f64;
-    let (x, y) = points.iter().fold((0.0, 0.0), |(a, b), (x, y)| (a + x / count, b + y / count));
-    let (above, below) =
-        points.iter().fold((0.0, 0.0), |(a, b), (px, py)| (a + (px - x) * (py - y), b + (px - x) * (px - x)));
-    if below > 0.0 { above / below } else { 0.0 }
+    let between = |(a, b): (&Sample, &Sample)| {
+        let minutes = b.at.duration_since(a.at).as_secs_f64() / 60.0;
+        (minutes > 0.0).then(|| (b.rss_kib as f64 - a.rss_kib as f64) / minutes)
+    };
+    let later = |(n, a)| samples[n + 1..].iter().map(move |b| (a, b));
+    let mut slopes: Vec<f64> = samples.iter().enumerate().flat_map(later).filter_map(between).collect();
+    slopes.sort_unstable_by(f64::total_cmp);
+    slopes.get(slopes.len() / 2).copied().unwrap_or_default()
 }
 
 /// SQLite cannot close a reader's descriptor while another connection of the process has a lock, and keeps it for the next
@@ -255,6 +255,9 @@ mod tests {
         assert_eq!(faults(|minute| 12_000.0 + 200.0 * (minute * 40.0).sin()), 0, "what comes and goes");
         assert_eq!(faults(|minute| 12_000.0 + 25.0 * minute), 1, "1.5 MiB in an hour");
         assert_eq!(faults(|minute| if minute < 40.0 { 12_000.0 } else { 16_000.0 }), 1, "a step");
+        assert_eq!(faults(|minute| if minute < 40.0 { 12_000.0 } else { 14_000.0 }), 0, "a small step");
+        let steps = |minute: f64| 12_000.0 + 500.0 * (minute / 10.0).floor();
+        assert_eq!(faults(steps), 1, "one small step after the other");
         assert_eq!(faults(|_| 70_000.0), 1, "too much from the start");
     }
 
