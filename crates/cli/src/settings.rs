@@ -239,10 +239,13 @@ fn places(
 fn sizes(layers: &Layers<'_>, file: &ConfigFile) -> Result<[Setting<usize>; 2], CliError> {
     let bytes =
         |about, in_file, default| layers.parsed(about, in_file, default, "expected a number of bytes");
-    Ok([
-        bytes(&table::SOFT_LIMIT, file.msg_soft_limit, 4096)?,
-        bytes(&table::HARD_LIMIT, file.msg_hard_limit, 8192)?,
-    ])
+    let mut soft = bytes(&table::SOFT_LIMIT, file.msg_soft_limit, 4096)?;
+    let hard = bytes(&table::HARD_LIMIT, file.msg_hard_limit, 8192)?;
+    // Whoever lowers the one that refuses has said nothing of the other.
+    if soft.source == Source::Default {
+        soft.value = soft.value.min(hard.value);
+    }
+    Ok([soft, hard])
 }
 
 /// How long a message may take, and a connection.

@@ -18,6 +18,7 @@ use crate::driver::{Answer, Command, Driver};
 use crate::error::CallError;
 use crate::life::Life;
 use crate::run::Run;
+use crate::secret::Secret;
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(250);
@@ -124,23 +125,33 @@ impl<M: Method> Early<M> {
 }
 
 impl Client {
-    pub(crate) fn start_driver(socket: Socket, hello: Hello) -> Self {
-        Self::drive(socket, hello, None)
+    pub(crate) fn start_driver(socket: Socket, hello: Hello, shown: Option<Secret>) -> Self {
+        Self::drive(socket, hello, shown, None)
     }
 
     /// The same, where a request has left under the id [`EARLY`].
-    pub(crate) fn start_driver_asked<M: Method>(socket: Socket, hello: Hello) -> (Self, Early<M>) {
+    pub(crate) fn start_driver_asked<M: Method>(
+        socket: Socket,
+        hello: Hello,
+        shown: Option<Secret>,
+    ) -> (Self, Early<M>) {
         let (to, answers) = mpsc::unbounded_channel();
-        let client = Self::drive(socket, hello, Some(to));
+        let client = Self::drive(socket, hello, shown, Some(to));
         let pending = client.pending(EARLY, answers);
         (client, Early { pending, method: PhantomData })
     }
 
-    fn drive(socket: Socket, hello: Hello, early: Option<mpsc::UnboundedSender<Answer>>) -> Self {
+    fn drive(
+        socket: Socket,
+        hello: Hello,
+        shown: Option<Secret>,
+        early: Option<mpsc::UnboundedSender<Answer>>,
+    ) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let events = Arc::<Publisher>::default();
         let life = Arc::new(Life::new());
-        let mut driver = Driver::new(socket, &hello.policy, received, Arc::clone(&events), Arc::clone(&life));
+        let mut driver =
+            Driver::new(socket, &hello.policy, received, Arc::clone(&events), Arc::clone(&life), shown);
         if let Some(to) = early {
             // Before it reads anything: the answer may be here already.
             driver.expect(EARLY, to);

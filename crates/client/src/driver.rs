@@ -20,6 +20,7 @@ use crate::dial::Socket;
 use crate::error::Lost;
 use crate::life::Life;
 use crate::run::is_running;
+use crate::secret::Secret;
 
 /// What a handle asks of the driver.
 pub(crate) enum Command {
@@ -56,6 +57,8 @@ pub(crate) struct Driver {
     unflushed: bool,
     last_sign: Instant,
     patience: Duration,
+    /// What we showed: no error may repeat it.
+    shown: Option<Secret>,
 }
 
 impl Driver {
@@ -65,12 +68,14 @@ impl Driver {
         commands: mpsc::UnboundedReceiver<Command>,
         events: Arc<Publisher>,
         life: Arc<Life>,
+        shown: Option<Secret>,
     ) -> Self {
         Self {
             socket,
             commands,
             events,
             life,
+            shown,
             waiters: HashMap::new(),
             unflushed: false,
             last_sign: Instant::now(),
@@ -169,7 +174,10 @@ impl Driver {
         // Late, duplicate and foreign answers find no waiter.
         let Some(waiter) = self.waiters.get_mut(&id) else { return };
         let answer = match response.error {
-            Some(error) => Answer::Bad(Box::new(error)),
+            Some(error) => Answer::Bad(Box::new(match &self.shown {
+                Some(shown) => error.without(shown.expose()),
+                None => error,
+            })),
             None if response.ok => Answer::Good(response.payload.map(ToOwned::to_owned)),
             None => Answer::Bad(Box::new(ErrorShape::new("UNKNOWN", "failed without a reason"))),
         };

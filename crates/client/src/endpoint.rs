@@ -62,11 +62,19 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`] when there is no valid host or port in it.
     pub fn from_host(text: &str) -> Result<Self, EndpointError> {
-        let (host, port) = match text.parse::<Ipv6Addr>() {
+        Self::from_host_or(text, DEFAULT_PORT)
+    }
+
+    /// The same with another port, where none is given.
+    ///
+    /// # Errors
+    /// As [`Endpoint::from_host`].
+    pub fn from_host_or(text: &str, port: u16) -> Result<Self, EndpointError> {
+        let (host, given) = match text.parse::<Ipv6Addr>() {
             Ok(ip) => (ip.to_string(), None),
             Err(_) => split_port(text)?,
         };
-        Ok(Self { tls: false, host, port: port.unwrap_or(DEFAULT_PORT), path: String::new() })
+        Ok(Self { tls: false, host, port: given.unwrap_or(port), path: String::new() })
     }
 
     /// Whether the connection is encrypted.

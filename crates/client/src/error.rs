@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use openclaw_protocol::ErrorShape;
 use tokio_tungstenite::tungstenite;
 
+use crate::secret::Secret;
 use crate::tls::Fingerprint;
 use crate::trace::Step;
 
@@ -87,6 +88,14 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// The same without what we showed, should the gateway quote it.
+    pub(crate) fn without(self, shown: Option<&Secret>) -> Self {
+        match (self, shown) {
+            (Self::Refused(error), Some(shown)) => Self::Refused(Box::new(error.without(shown.expose()))),
+            (error, _) => error,
+        }
+    }
+
     /// The step that failed.
     #[must_use]
     pub fn step(&self) -> Step {

@@ -40,6 +40,16 @@ pub enum Credential {
     None,
 }
 
+impl Credential {
+    /// The secret that is shown.
+    fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Shared(secret) | Self::Device(secret) | Self::Bootstrap(secret) => Some(secret),
+            Self::None => None,
+        }
+    }
+}
+
 /// What we ask for and show.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -167,8 +177,9 @@ impl Challenged {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Client, ConnectError> {
+        let shown = access.credential.secret().cloned();
         let hello = self.introduce(access, device, None, deadline, trace).await?;
-        Ok(Client::start_driver(self.socket, hello))
+        Ok(Client::start_driver(self.socket, hello, shown))
     }
 
     /// The same, and asks something in the same breath, which then costs no round trip of its own. Nothing may be asked so
@@ -186,8 +197,9 @@ impl Challenged {
         trace: &mut Trace,
     ) -> Result<(Client, Early<M>), ConnectError> {
         let question = encode_request(&EARLY.to_string(), M::NAME, question).map_err(unspeakable)?;
+        let shown = access.credential.secret().cloned();
         let hello = self.introduce(access, device, Some(question), deadline, trace).await?;
-        Ok(Client::start_driver_asked(self.socket, hello))
+        Ok(Client::start_driver_asked(self.socket, hello, shown))
     }
 
     /// Sends the connect frame, and a question behind it, and reads the hello.
@@ -200,6 +212,7 @@ impl Challenged {
         trace: &mut Trace,
     ) -> Result<Hello, ConnectError> {
         let start = Instant::now();
+        let shown = access.credential.secret().cloned();
         let (frame, await_hello) =
             handshake::answer(&self.challenge, access.offer(), device.map(|device| device as _))
                 .map_err(unspeakable)?;
@@ -211,7 +224,8 @@ impl Challenged {
             Ok(Err(error)) => tracing::debug!(%error, "writing the connect frame"),
             Ok(Ok(())) => {}
         }
-        let hello = next(&mut self.socket, deadline, Step::Auth, |text| await_hello.read(text)).await?;
+        let hello = next(&mut self.socket, deadline, Step::Auth, |text| await_hello.read(text)).await;
+        let hello = hello.map_err(|error| error.without(shown.as_ref()))?;
         trace.passed(
             Step::Auth,
             start,

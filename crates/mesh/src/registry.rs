@@ -6,11 +6,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt, fs, io,
+    num::NonZeroU16,
     path::{Path, PathBuf},
 };
 
 use openclaw_client::{Endpoint, EndpointError, Fingerprint, check_http_url};
 use schemars::{JsonSchema, schema_for};
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -67,6 +69,9 @@ pub struct Agent {
     /// Host name, with a port if it is not 18789.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// The port of `ip` and `hostname` where they name none; 18789 when absent.
+    #[serde(default, deserialize_with = "port", skip_serializing_if = "Option::is_none")]
+    pub port: Option<NonZeroU16>,
     /// `ws://` or `wss://` address; wins over `ip` and `hostname`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -87,7 +92,7 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
     /// Labels that a broadcast can select by.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_is_none", skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
     /// The id of the teammate's own device key, 64 lower-case hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +112,32 @@ pub struct Agent {
     /// Fields of others, kept as they are.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// A port, which scripts also write as a text.
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {
+    const EXPECTED: &str = "expected a port from 1 to 65535";
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a port from 1 to 65535")]
+    enum Port {
+        Number(NonZeroU16),
+        Text(String),
+    }
+    match Option::<Port>::deserialize(deserializer)? {
+        Some(Port::Number(port)) => Ok(Some(port)),
+        Some(Port::Text(text)) if !text.trim().is_empty() => {
+            text.trim().parse().map(Some).map_err(|_| D::Error::custom(EXPECTED))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn null_is_none<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// How a message reaches a teammate.

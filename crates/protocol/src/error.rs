@@ -95,6 +95,25 @@ impl ErrorShape {
         }
     }
 
+    /// The same without a secret that it quotes: what a peer says is shown and kept, and ours must not be.
+    #[must_use]
+    pub fn without(self, secret: &str) -> Self {
+        const REDACTED: &str = "<redacted>";
+        let quotes = |text: &str| !secret.is_empty() && text.contains(secret);
+        let details = self.details.map(|details| {
+            let text = details.to_string();
+            if !quotes(&text) {
+                return details;
+            }
+            serde_json::from_str(&text.replace(secret, REDACTED)).unwrap_or_default()
+        });
+        let message = match quotes(&self.message) {
+            true => self.message.replace(secret, REDACTED),
+            false => self.message,
+        };
+        Self { message, details, ..self }
+    }
+
     /// `INVALID_REQUEST`.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new("INVALID_REQUEST", message)
@@ -206,6 +225,17 @@ mod tests {
 
     fn fault(json: &str) -> Fault {
         serde_json::from_str::<ErrorShape>(json).unwrap().fault()
+    }
+
+    #[test]
+    fn an_error_is_told_without_the_secret_that_it_quotes() {
+        let error = ErrorShape::invalid("bad token tok-1, really tok-1")
+            .with_details(json!({ "code": "X", "got": "tok-1" }))
+            .without("tok-1");
+        assert_eq!(error.message, "bad token <redacted>, really <redacted>");
+        assert_eq!(error.details, Some(json!({ "code": "X", "got": "<redacted>" })));
+        assert_eq!(ErrorShape::invalid("tok-2").without("tok-1"), ErrorShape::invalid("tok-2"));
+        assert_eq!(ErrorShape::invalid("x").without(""), ErrorShape::invalid("x"));
     }
 
     #[test]

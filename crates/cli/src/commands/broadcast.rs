@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use agent_team_mesh::MeshError;
+use agent_team_mesh::message::check;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast, dry_run};
 use agent_team_mesh::ops::send::Plan;
 use agent_team_mesh::progress::{Observer, Progress};
@@ -80,6 +81,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         return Err(CliError::usage(format!("--quorum: only {asked} {are} asked"))
             .hint("without it, all who are asked are waited for"));
     }
+    super::warn_of_size(check(&request.send.message, mesh.config().limits).map_err(MeshError::from)?, ui);
     if args.dry_run {
         return show_plans(&mesh, &request, ui);
     }

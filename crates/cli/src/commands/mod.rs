@@ -29,6 +29,7 @@ mod watch;
 pub mod whoami;
 
 use agent_team_mesh::descriptors::{self, Room};
+use agent_team_mesh::message::SizeNote;
 use agent_team_mesh::{Mesh, private_file};
 
 use crate::args::Command;
@@ -91,6 +92,14 @@ fn open_with_registry(settings: &Settings, insecure: bool, ui: &Ui) -> Result<Me
     let mesh = open(settings, insecure, ui)?;
     warn_of_inline_tokens(&mesh, ui)?;
     Ok(mesh)
+}
+
+fn warn_of_size(note: SizeNote, ui: &Ui) {
+    if let SizeNote::OverSoft { bytes, soft } = note {
+        ui.warn(format!(
+            "the message has {bytes} bytes, more than {soft}: long messages cost the peer's agent context"
+        ));
+    }
 }
 
 fn warn_of_inline_tokens(mesh: &Mesh, ui: &Ui) -> Result<(), CliError> {

@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_team_mesh::message::SizeNote;
 use agent_team_mesh::ops::chain;
 use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
@@ -204,11 +203,7 @@ pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     request.wait = !args.no_wait;
     request.id = Some(args.id.unwrap_or_else(Uuid::now_v7));
     let planned = plan(&mesh, agent, &request)?;
-    if let SizeNote::OverSoft { bytes, soft } = planned.size_note {
-        ui.warn(format!(
-            "the message has {bytes} bytes, more than {soft}: long messages cost the peer's agent context"
-        ));
-    }
+    super::warn_of_size(planned.size_note, ui);
     let keeps = args.rounds.is_none() && (args.queue || settings.queue.value);
     if args.expires.is_some() && !keeps {
         return Err(CliError::usage("--expires is for a message that may wait")

@@ -275,3 +275,11 @@ async fn hints_are_talk_and_not_a_result() {
     let out = host.run(&["broadcast", "--message", "hi"]).await.exits(6);
     assert!(!out.stdout.contains("hint") && out.stderr.contains("hint for Bob: "), "{out:?}");
 }
+
+#[tokio::test]
+async fn a_long_message_to_all_is_warned_of_once() {
+    let (_gateways, host) = team(&["bob", "cid"]).await;
+    let call = host.call(&["broadcast", "--message", "1234567"]).env("MESH_MSG_SOFT_LIMIT", "6");
+    let stderr = call.run().await.ok().stderr;
+    assert_eq!(stderr.matches("warning: the message has 7 bytes").count(), 1, "{stderr}");
+}

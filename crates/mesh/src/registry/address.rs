@@ -36,9 +36,9 @@ impl Agent {
         let (field, endpoint) = if let Some(url) = filled(&self.url) {
             ("url", url.parse())
         } else if let Some(ip) = filled(&self.ip) {
-            ("ip", Endpoint::from_host(ip))
+            ("ip", self.at(ip))
         } else if let Some(hostname) = filled(&self.hostname) {
-            ("hostname", Endpoint::from_host(hostname))
+            ("hostname", self.at(hostname))
         } else {
             return Err(NoAddress::Unknown { email_prefix: self.email_prefix.clone() });
         };
@@ -49,6 +49,14 @@ impl Agent {
         })
     }
 
+    /// At a host that may name its port; else it is the one that stands beside, else OpenClaw's.
+    fn at(&self, host: &str) -> Result<Endpoint, EndpointError> {
+        match self.port {
+            Some(port) => Endpoint::from_host_or(host, port.get()),
+            None => Endpoint::from_host(host),
+        }
+    }
+
     /// Where else the same gateway may be found: at the `hostname`, when the `ip` has come to lead nowhere. A `url` says
     /// exactly where, and has no second.
     #[must_use]
@@ -56,7 +64,7 @@ impl Agent {
         let hostname = filled(&self.hostname)?;
         let second = filled(&self.url).is_none() && filled(&self.ip).is_some();
         // People also write names there that nobody can dial.
-        if second { Endpoint::from_host(hostname).ok() } else { None }
+        if second { self.at(hostname).ok() } else { None }
     }
 }
 
@@ -81,6 +89,22 @@ mod tests {
             ("", "", "agent-bob-0:1234", "ws://agent-bob-0:1234"),
         ] {
             assert_eq!(agent(url, ip, hostname).address().unwrap().to_string(), expected);
+        }
+    }
+
+    /// Port 1234 in a field of its own was passed over, and 18789 dialled.
+    #[test]
+    fn a_port_beside_the_host_counts_where_the_host_names_none() {
+        let port = std::num::NonZeroU16::new(1234);
+        for (url, ip, hostname, expected) in [
+            ("", "1.2.3.4", "bob", "ws://1.2.3.4:1234"),
+            ("", "fd00::1", "", "ws://[fd00::1]:1234"),
+            ("", "", "bob", "ws://bob:1234"),
+            ("", "1.2.3.4:99", "", "ws://1.2.3.4:99"),
+            ("ws://1.2.3.4:99", "", "", "ws://1.2.3.4:99"),
+        ] {
+            let agent = Agent { port, ..agent(url, ip, hostname) };
+            assert_eq!(agent.address().unwrap().to_string(), expected);
         }
     }
 

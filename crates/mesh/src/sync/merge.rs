@@ -155,6 +155,7 @@ fn fill(first: &mut Agent, later: Agent) {
         first.url = later.url;
         first.ip = later.ip;
         first.hostname = later.hostname;
+        first.port = later.port;
     }
     if first.nickname().is_none() {
         first.nickname = later.nickname;
@@ -198,14 +199,14 @@ fn overlay(current: &Agent, theirs: Agent, owned: bool) -> Agent {
     let mut new = theirs;
     let mut ours = current.clone();
     if owned {
-        (ours.url, ours.ip, ours.hostname, ours.a2a_url) = (None, None, None, None);
+        (ours.url, ours.ip, ours.hostname, ours.port, ours.a2a_url) = (None, None, None, None, None);
     } else {
         new.source = None;
     }
     // Blank as an unknown ip stands in the files of the bash skill, not as a difference.
     if !has_address(&new) && !has_address(current) {
-        (ours.url, ours.ip, ours.hostname) =
-            (current.url.clone(), current.ip.clone(), current.hostname.clone());
+        (ours.url, ours.ip, ours.hostname, ours.port) =
+            (current.url.clone(), current.ip.clone(), current.hostname.clone(), current.port);
     }
     fill(&mut new, ours);
     // The key's case is the user's; and so is a token that stands where it should not.

@@ -8,8 +8,8 @@ use super::Broken;
 use crate::registry::Agent;
 
 /// The columns that are read, as they are compared: lower-case letters only. Other columns stay where they are.
-const COLUMNS: [&str; 10] =
-    ["name", "email", "emailprefix", "ip", "hostname", "url", "nickname", "note", "tags", "deviceid"];
+const COLUMNS: [&str; 11] =
+    ["name", "email", "emailprefix", "ip", "hostname", "port", "url", "nickname", "note", "tags", "deviceid"];
 const FINGERPRINT: &str = "tlsfingerprint";
 
 /// Where each known column stands.
@@ -67,16 +67,20 @@ impl Header {
         let cell = |column| self.cell(row, column);
         let from_email = || cell("email").and_then(|email| Some(email.split('@').next()?.to_owned()));
         let tags = cell("tags").unwrap_or_default();
+        let broken = |what: &str| Broken::Csv {
+            line: row.position().map_or(0, csv::Position::line),
+            what: what.to_owned(),
+        };
+        let port =
+            cell("port").map(|port| port.parse().map_err(|_| broken("port is no number from 1 to 65535")));
         Ok(Agent {
             ip: cell("ip"),
             hostname: cell("hostname"),
+            port: port.transpose()?,
             url: cell("url"),
             nickname: cell("nickname"),
             note: cell("note"),
-            tags: read_tags(&tags).ok_or_else(|| Broken::Csv {
-                line: row.position().map_or(0, csv::Position::line),
-                what: "tags are not key=value, parted by semicolons".to_owned(),
-            })?,
+            tags: read_tags(&tags).ok_or_else(|| broken("tags are not key=value, parted by semicolons"))?,
             device_id: cell("deviceid"),
             tls_fingerprint: cell(FINGERPRINT),
             ..Agent::new(

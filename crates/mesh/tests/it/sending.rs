@@ -93,6 +93,18 @@ async fn how_a_run_ends_is_told() {
     }
 }
 
+/// What a gateway says stands in the log, in JSON and on the terminal; our token must not.
+#[tokio::test]
+async fn a_gateway_that_quotes_our_token_is_not_repeated() {
+    let quoting =
+        json!({ "code": "FORBIDDEN", "message": format!("bad: {TOKEN}"), "details": { "got": TOKEN } });
+    let script = Script::new().shared_token(TOKEN).reply(move |_| Reply::refused(quoting.clone()));
+    let (team, _bob) = Team::with_bob(script).await;
+    let record = team.send("bob", &message("hello", SOON)).await;
+    let told = format!("{record:?}");
+    assert!(told.contains("bad: <redacted>") && !told.contains(TOKEN), "{told}");
+}
+
 #[tokio::test]
 async fn without_waiting_accepted_is_the_end() {
     let (team, bob) = Team::with_bob(Script::new().reply(|_| Reply::never())).await;
