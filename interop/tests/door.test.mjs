@@ -9,8 +9,8 @@ import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { marker, replyTo } from "../lib/markers.mjs";
 import { Person, startServe } from "../lib/mesh.mjs";
-import { openclaw, tempDir } from "../lib/places.mjs";
-import { run } from "../lib/proc.mjs";
+import { interop, openclaw, tempDir } from "../lib/places.mjs";
+import { run, start } from "../lib/proc.mjs";
 import { startRealGateway } from "../lib/real-gateway.mjs";
 import { connectReference } from "../lib/reference-client.mjs";
 import { until } from "../lib/until.mjs";
@@ -257,6 +257,69 @@ describe("the official A2A client at the door", () => {
   });
 });
 
+/** One request of the official client for Python, which finds its way by the card, too; the documents that came back. */
+const python = (name, ...args) => {
+  const argv = ["python3", path.join(interop, "lib/a2a-client.py"), ...args];
+  const env = { PATH: process.env.PATH, HOME: door.home, A2A_URL: http, A2A_TOKEN: tokens[name] ?? name };
+  return start(argv, { env, cwd: door.home });
+};
+const documents = (stdout) => stdout.split("\n").slice(0, -1).map((line) => JSON.parse(line));
+async function inPython(name, ...args) {
+  const result = await python(name, ...args).ended;
+  assert.equal(result.code, 0, result.stderr);
+  return documents(result.stdout);
+}
+const textIn = (parts) => parts.map((part) => part.text).join("");
+
+describe("the official A2A client for Python at the door", () => {
+  test("sends a message, gets the task again, and goes on in its context", async () => {
+    const nonce = marker();
+    const [{ task }] = await inPython("alice", "send", nonce);
+    assert.deepEqual([task.status.state, textIn(task.artifacts[0].parts)], ["TASK_STATE_COMPLETED", replyTo(nonce)]);
+    assert.deepEqual(await inPython("alice", "get", task.id), [task]);
+    const second = marker();
+    const [{ task: next }] = await inPython("alice", "send", second, task.contextId);
+    assert.equal(next.contextId, task.contextId);
+    assert.ok(real.calls(second)[0].prompt.includes(nonce), "the real agent remembers the first message");
+    for (const what of ["get", "cancel", "subscribe"]) {
+      assert.deepEqual(await inPython("dave", what, task.id), [{ error: "TaskNotFoundError", message: "no such task" }], what);
+    }
+    assert.equal((await inPython("alice", "cancel", task.id))[0].error, "TaskNotCancelableError");
+  });
+
+  test("streams a task", async () => {
+    const nonce = marker("chunks200");
+    const events = await inPython("alice", "stream", nonce);
+    assert.ok(events[0].task, JSON.stringify(events));
+    const pieces = events.filter((event) => event.artifactUpdate).map(({ artifactUpdate }) => artifactUpdate);
+    assert.ok(pieces.length >= 2, JSON.stringify(events));
+    assert.equal(pieces.map(({ artifact }) => textIn(artifact.parts)).join(""), replyTo(nonce));
+    assert.equal(events.at(-1).statusUpdate.status.state, "TASK_STATE_COMPLETED");
+  });
+
+  test("cancels a task that another of its processes follows; a stranger cannot", async () => {
+    const nonce = marker("slow20000");
+    const streaming = python("alice", "stream", nonce);
+    await until("the model is asked", () => real.calls(nonce).length === 1);
+    const [{ task }] = documents(streaming.out.stdout);
+    assert.equal((await inPython("dave", "cancel", task.id))[0].error, "TaskNotFoundError");
+    const following = python("alice", "subscribe", task.id);
+    await until("it is followed", () => documents(following.out.stdout).length > 0);
+    const [cancelled] = await inPython("alice", "cancel", task.id);
+    assert.equal(cancelled.status.state, "TASK_STATE_CANCELED");
+    for (const other of [streaming, following]) {
+      const { stdout } = await other.ended;
+      assert.equal(documents(stdout).at(-1).statusUpdate.status.state, "TASK_STATE_CANCELED", stdout);
+    }
+  });
+
+  test("is refused without a token", async () => {
+    const [{ error, message }] = await inPython("nobody-has-this-token", "send", "hi");
+    assert.equal(error, "A2AClientError");
+    assert.match(message, /401/);
+  });
+});
+
 describe("what the door itself tells", () => {
   test("its log has each run by its id and nothing that was said; its metrics count them", async () => {
     const lines = door.out.stderr.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
@@ -266,6 +329,6 @@ describe("what the door itself tells", () => {
     for (const secret of [real.token, token, ...Object.values(tokens)]) assert.ok(!door.out.stderr.includes(secret));
     const metrics = await (await fetch(`${http}/metrics`)).text();
     assert.match(metrics, /agent_mesh_runs_ended_total\{outcome="reply"\} [1-9]/);
-    assert.match(metrics, /agent_mesh_runs_ended_total\{outcome="aborted"\} 2/);
+    assert.match(metrics, /agent_mesh_runs_ended_total\{outcome="aborted"\} 3/);
   });
 });
