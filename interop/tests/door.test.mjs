@@ -8,7 +8,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { marker, replyTo } from "../lib/markers.mjs";
-import { Person, startServe } from "../lib/mesh.mjs";
+import { Person, startServe, teammate } from "../lib/mesh.mjs";
 import { interop, openclaw, tempDir } from "../lib/places.mjs";
 import { run, start } from "../lib/proc.mjs";
 import { startRealGateway } from "../lib/real-gateway.mjs";
@@ -19,11 +19,13 @@ const token = "example-serve-token-0123456789";
 const textOf = (final) => final.result.payloads.map((payload) => payload.text).join("\n");
 const textOfRow = (row) => (typeof row.content === "string" ? row.content : row.content.map((part) => part.text ?? "").join(""));
 
-let real, door, http;
-const tokens = {};
+let real, door, http, tokens;
+const behindTheDoor = () => ["--agent", "openclaw", "--gateway", real.url, "--log", "json"];
 
-/** The owner's host gives each peer a token of its own, as its owner would. */
-async function issueTokens(home) {
+/** The host of an owner, who gives each peer a token of its own. */
+async function ownersHome(label) {
+  const home = tempDir(`home-${label}`);
+  const tokens = {};
   const agents = ["alice", "dave"].map((name) => ({ name, emailPrefix: name, ip: "" }));
   const bob = new Person("bob", { home, agents });
   for (const name of ["alice", "dave"]) {
@@ -31,17 +33,18 @@ async function issueTokens(home) {
     await bob.expect(0, "token", "issue", name, "--out", file);
     tokens[name] = readFileSync(file, "utf8").trim();
   }
-}
-
-before(async () => {
-  real = await startRealGateway({ name: "bob" });
-  const home = tempDir("home-door");
-  await issueTokens(home);
   // The door's own token is in its environment; it must never be shown to the gateway behind it.
   mkdirSync(path.join(home, ".openclaw"), { mode: 0o700 });
   const settings = { gateway: { auth: { mode: "token", token: real.token } } };
   writeFileSync(path.join(home, ".openclaw/openclaw.json"), JSON.stringify(settings), { mode: 0o600 });
-  door = await startServe({ home, token, args: ["--agent", "openclaw", "--gateway", real.url, "--log", "json"] });
+  return { home, tokens };
+}
+
+before(async () => {
+  real = await startRealGateway({ name: "bob" });
+  const host = await ownersHome("door");
+  tokens = host.tokens;
+  door = await startServe({ home: host.home, token, args: behindTheDoor() });
   http = door.url.replace("ws", "http");
 });
 after(() => Promise.all([door?.stop(), real?.stop()]));
@@ -317,6 +320,56 @@ describe("the official A2A client for Python at the door", () => {
     const [{ error, message }] = await inPython("nobody-has-this-token", "send", "hi");
     assert.equal(error, "A2AClientError");
     assert.match(message, /401/);
+  });
+});
+
+/** A door that a test may kill, Alice who knows it, and the way to start it again. */
+async function mortalDoor(label) {
+  const { home, tokens } = await ownersHome(label);
+  const mortal = await startServe({ home, token, args: behindTheDoor() });
+  const alice = new Person("alice", { agents: [teammate("alice"), teammate("bob", mortal.url)], tokens: { bob: tokens.alice } });
+  const again = async (t) => {
+    const next = await startServe({ home, token, listen: mortal.url.replace("ws://", ""), args: behindTheDoor() });
+    t.after(next.stop);
+  };
+  return { mortal, alice, again };
+}
+
+describe("a door that is killed", () => {
+  test("takes its runs up again where it was: one goes on at the real gateway, one waited; each is run once", async (t) => {
+    const { mortal, alice, again } = await mortalDoor("killed");
+    const [begun, waiting] = [marker("slow6000"), marker()];
+    const send = async (text) => (await alice.expect(0, "send", "--to", "bob", "--no-wait", "--message", text)).json.id;
+    const first = await send(begun);
+    await until("the model is asked", () => real.calls(begun).length === 1);
+    const second = await send(waiting);
+    await mortal.stop();
+    assert.equal((await alice.expect(3, "wait", first, "--timeout", "500ms")).json.error.code, "away");
+    assert.equal(real.calls(waiting).length, 0);
+
+    await again(t);
+    for (const [id, text] of [[first, begun], [second, waiting]]) {
+      assert.equal((await alice.expect(0, "wait", id, "--timeout", "60s")).json.reply.text, replyTo(text));
+      assert.equal(real.calls(text).length, 1, "it ran once");
+    }
+    const { messages } = (await new Person("bob", { home: mortal.home, agents: [] }).expect(0, "log")).json;
+    assert.deepEqual(messages.map(({ state }) => state), ["replied", "replied"]);
+  });
+
+  test("finds the answer of a run that ended while it was down", async (t) => {
+    const { mortal, alice, again } = await mortalDoor("late");
+    const text = marker("slow2000");
+    const { id } = (await alice.expect(0, "send", "--to", "bob", "--no-wait", "--thread", "late", "--message", text)).json;
+    await until("the model is asked", () => real.calls(text).length === 1);
+    await mortal.stop();
+    const { request } = await owner(t);
+    await until("it is over there", async () => {
+      const { messages } = await request("chat.history", { sessionKey: "agent:main:mesh:alice:late" });
+      return messages.some((row) => row.role === "assistant" && textOfRow(row) === replyTo(text));
+    });
+    await again(t);
+    assert.equal((await alice.expect(0, "wait", id, "--timeout", "60s")).json.reply.text, replyTo(text));
+    assert.equal(real.calls(text).length, 1, "it ran once");
   });
 });
 

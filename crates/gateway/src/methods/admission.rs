@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use openclaw_protocol::ErrorShape;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -14,10 +15,11 @@ use crate::denial::{self, Rule};
 use crate::gateway::start_lane;
 use crate::keys::AGENT_ID;
 use crate::lane;
+use crate::ledger::Held;
 use crate::outcome::{Done, Outcome};
 use crate::policy::{Mode, Rules};
 use crate::principal::Member;
-use crate::runs::{Admission, HeldRun, Job, Origin, Run, Runs};
+use crate::runs::{Admission, HeldRun, Job, Keeping, Origin, Run, Runs, Stage};
 use crate::sessions::Past;
 use crate::shared::{Shared, lock, now_ms};
 use crate::shares::Who;
@@ -37,11 +39,11 @@ pub(super) enum Start {
 
 /// Queues a job and acknowledges it; or finds the run that had its key before, and never runs that again. `before` is the
 /// session that it would have been in before its sender had a name here.
-pub(super) fn admit(call: &Call<'_>, job: Job, before: Option<String>) -> Result<Start, ErrorShape> {
+pub(super) fn admit(call: &Call<'_>, mut job: Job, before: Option<String>) -> Result<Start, ErrorShape> {
     let run = Arc::clone(&job.run);
     let earlier = call.conn.earlier_who().zip(before).map(|(who, session)| run.before(who, session));
     let now = Instant::now();
-    // Held to the end: a run cannot end in between, and the acknowledgement is queued before its lane can answer.
+    // Held to the end: a run cannot end in between.
     let mut runs = lock(&call.shared.runs);
     for run in [Some(&*run), earlier.as_ref()].into_iter().flatten() {
         if let Some(known) = runs.known(run, now) {
@@ -58,13 +60,21 @@ pub(super) fn admit(call: &Call<'_>, job: Job, before: Option<String>) -> Result
     if is_held {
         return hold(call, runs, job);
     }
+    // Whether it begins at once is known before it is written down: what only waits runs after a crash, what has begun
+    // never again.
+    let slot = if runs.is_idle(&run.session) { call.shared.slots.try_take(&run.who) } else { None };
+    let begins = slot.is_some();
+    let (name, kept) = oneshot::channel();
+    job.kept = Keeping::Soon(kept);
+    job.stage = if begins { Stage::Begins } else { Stage::Waits };
+    let written = job.written(&run.id, run.accepted_at);
     match runs.admit(job, now) {
         Admission::Queued { starts_lane } => {
             count(call.shared, &run.who);
-            reply(call.conn, &call.request.id, &Ok(acknowledgement(call.conn, &run)));
             drop(runs);
+            take_down(call, &run, written, begins, name);
             if starts_lane {
-                start_lane(call.shared, run.session.clone());
+                start_lane(call.shared, run.session.clone(), slot);
             }
             Ok(Start::Taken)
         }
@@ -97,6 +107,22 @@ fn count(shared: &Shared, who: &Who) {
     }
 }
 
+/// Writes a run down, acknowledges it, and lets it begin: whoever was told that it is taken finds it after a crash.
+fn take_down(call: &Call<'_>, run: &Run, written: Held, begins: bool, name: oneshot::Sender<Option<String>>) {
+    let (shared, conn) = (Arc::clone(call.shared), Arc::clone(call.conn));
+    let request = call.request.id.clone().into_owned();
+    let ack = acknowledgement(call.conn, run);
+    call.shared.tasks.spawn(async move {
+        let kept = shared.config.ledger.accept(written, begins).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a run could not be written down");
+            None
+        });
+        reply(&conn, &request, &Ok(ack));
+        // It may be over: somebody can have stopped it while it waited.
+        let _ = name.send(kept);
+    });
+}
+
 /// Holds a job until the owner's word. It is acknowledged when it is written down.
 fn hold(call: &Call<'_>, mut runs: MutexGuard<'_, Runs>, job: Job) -> Result<Start, ErrorShape> {
     let held = runs.reserve(Uuid::new_v4().to_string(), job, now_ms())?;
@@ -109,16 +135,20 @@ fn hold(call: &Call<'_>, mut runs: MutexGuard<'_, Runs>, job: Job) -> Result<Sta
     Ok(Start::Taken)
 }
 
-async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, held: HeldRun) {
+async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, mut held: HeldRun) {
     let kept = shared.config.ledger.hold(held.written()).await;
     let mut runs = lock(&shared.runs);
-    let Err(error) = kept else {
-        let mut ack = acknowledgement(conn, &held.job.run);
-        ack["held"] = json!(true);
-        // Under the lock: the owner cannot let it run before its sender is told that it is held.
-        reply(conn, request, &Ok(ack));
-        runs.hold(held);
-        return;
+    let error = match kept {
+        Err(error) => error,
+        Ok(name) => {
+            held.kept = name;
+            let mut ack = acknowledgement(conn, &held.job.run);
+            ack["held"] = json!(true);
+            // Under the lock: the owner cannot let it run before its sender is told that it is held.
+            reply(conn, request, &Ok(ack));
+            runs.hold(held);
+            return;
+        }
     };
     tracing::error!(%error, "a message that is to be held could not be kept");
     let mut job = runs.give_up(held);

@@ -19,7 +19,7 @@ use crate::conn::Conn;
 use crate::denial::{self, Rule};
 use crate::keys::AGENT_ID;
 use crate::outcome::{Done, Outcome};
-use crate::runs::{Job, Origin, Run, provenance_texts};
+use crate::runs::{Job, Keeping, Origin, Run, Stage, provenance_texts};
 use crate::secret::sha256;
 use crate::shared::{Shared, lock, now_ms};
 
@@ -149,6 +149,8 @@ fn job(
         client: shown,
         timeout: None,
         reply_to: None,
+        kept: Keeping::default(),
+        stage: Stage::Waits,
     })
 }
 

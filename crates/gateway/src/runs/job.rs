@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use openclaw_protocol::methods::agent::InputProvenance;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Place;
 use crate::agent::Sender;
+use crate::ledger::Held;
+use crate::memory::OWNER;
 use crate::outbox::Outbox;
 use crate::outcome::Done;
 use crate::shares::Who;
@@ -109,9 +111,87 @@ pub(crate) struct Job {
     pub(crate) timeout: Option<Duration>,
     /// Who gets the second answer, under which request id.
     pub(crate) reply_to: Option<(Arc<Outbox>, String)>,
+    /// Whether it is written down.
+    pub(crate) kept: Keeping,
+    /// How far it was when it was.
+    pub(crate) stage: Stage,
+}
+
+/// Whether a run is written down, and under which name. Its sender hears of it then.
+#[derive(Debug)]
+pub(crate) enum Keeping {
+    /// It will be soon.
+    Soon(oneshot::Receiver<Option<String>>),
+    /// It is, or cannot be.
+    Done(Option<String>),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits. That it begins has to be written down first.
+    Waits,
+    /// It begins.
+    Begins,
+    /// It began at this time, in milliseconds since the epoch, under an earlier process of this gateway.
+    Began(i64),
+}
+
+impl Keeping {
+    /// Whether its sender was told that it is taken.
+    pub(crate) fn is_done(&mut self) -> bool {
+        if let Self::Soon(name) = self {
+            match name.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => return false,
+                name => *self = Self::Done(name.ok().flatten()),
+            }
+        }
+        true
+    }
+
+    /// Waits until it is written down, or cannot be.
+    pub(crate) async fn done(&mut self) {
+        if let Self::Soon(name) = self {
+            *self = Self::Done(name.await.ok().flatten());
+        }
+    }
+
+    /// Its name, if it is written down.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Soon(_) => None,
+            Self::Done(name) => name.as_deref(),
+        }
+    }
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self::Done(None)
+    }
 }
 
 impl Job {
+    /// As the ledger keeps it, under this name for the owner.
+    pub(crate) fn written(&self, id: &str, since: i64) -> Held {
+        let run = &self.run;
+        Held {
+            id: id.to_owned(),
+            kept: None,
+            run_id: run.id.clone(),
+            is_chat: run.origin == Origin::Chat,
+            session: run.session.clone(),
+            peer: self.sender.principal.key().to_owned(),
+            name: self.sender.principal.peer().map_or_else(|| OWNER.to_owned(), |member| member.name.clone()),
+            device_id: self.sender.device_id.clone(),
+            client: self.client.clone(),
+            provenance: self.provenance.clone(),
+            message: self.message.clone(),
+            timeout_ms: self.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+            since,
+        }
+    }
+
     /// What it holds while it waits, beside what is the same for every job.
     pub(super) fn size(&self) -> usize {
         self.message.len() + self.provenance.as_ref().map_or(0, provenance_size) + self.run.size()

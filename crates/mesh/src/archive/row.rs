@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::ledger::COUNTS;
-use super::{Archive, ArchiveError, Committed, Survives, door, search};
+use super::{Archive, ArchiveError, Committed, Survives, search, unfinished};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
 
@@ -201,38 +201,14 @@ impl Archive {
         self.write_to(survives(&message), move |db| insert(db, &message)).await
     }
 
-    /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
-    /// senders' to choose. `sender` is who proved to have sent it, whatever the message says. One that was held goes on
-    /// with the life it has. Gives the id; it survives our own crash when this returns.
-    ///
-    /// # Errors
-    /// When it cannot be kept.
-    pub async fn receive(&self, mut message: NewMessage, sender: &str) -> Result<String, ArchiveError> {
-        let sender = sender.to_owned();
-        // Its run would not outlive the machine either; its sender looks for it, and has it still.
-        self.ask_to(Survives::Process, move |db| {
-            if let Some(id) = door::let_in(db, &message)? {
-                return Ok(id);
-            }
-            let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
-            if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
-                message.id = Uuid::now_v7().to_string();
-            }
-            insert(db, &message)?;
-            db.prepare_cached("UPDATE messages SET sender = ?2 WHERE id = ?1")?
-                .execute([&message.id, &sender])?;
-            Ok(message.id)
-        })
-        .await
-    }
-
-    /// Ends the life of what came to us before this time and was never answered: its gateway died in the middle of it.
-    /// For whoever is the only gateway of this archive.
+    /// Ends the life of what came to us before this time, was never answered, and is not among the runs that are not over:
+    /// its gateway died in the middle of it. For whoever is the only gateway of this archive.
     pub fn abandon_received(&self, before: Timestamp) -> Committed {
         self.write(move |db| {
             let at = now();
             let sql = "UPDATE messages SET state = 'failed', finished_at = ?2, error = 'the gateway ended before it'
-                WHERE state = 'accepted' AND direction = 'in' AND created_at < ?1 RETURNING seq";
+                WHERE state = 'accepted' AND direction = 'in' AND created_at < ?1
+                    AND seq NOT IN (SELECT message FROM unfinished) RETURNING seq";
             let mut statement = db.prepare_cached(sql)?;
             let ended = statement.query_map([before.as_millisecond(), at], |row| row.get(0))?;
             for seq in ended.collect::<Result<Vec<i64>, _>>()? {
@@ -339,6 +315,22 @@ pub(super) fn survives(message: &NewMessage) -> Survives {
     if message.state == State::Sending { Survives::Process } else { Survives::Machine }
 }
 
+/// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the senders'
+/// to choose. `sender` is who proved to have sent it, whatever the message says.
+pub(super) fn insert_received(
+    db: &Connection,
+    message: &mut NewMessage,
+    sender: &str,
+) -> Result<i64, rusqlite::Error> {
+    let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
+    if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
+        message.id = Uuid::now_v7().to_string();
+    }
+    insert(db, message)?;
+    let sql = "UPDATE messages SET sender = ?2 WHERE id = ?1 RETURNING seq";
+    db.prepare_cached(sql)?.query_row([&message.id, sender], |row| row.get(0))
+}
+
 pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> {
     let at = now();
     db.prepare_cached(
@@ -429,10 +421,12 @@ pub(super) fn apply(
         Step::Phase(phase) => event(db, seq, at, "phase", Some(phase)),
         Step::Lost(how) => event(db, seq, at, "lost", Some(how)),
         Step::Finished { state, reply, error } => {
+            let never_began = unfinished::over(db, seq)?;
+            let error = error.as_deref().or(never_began.then_some("stopped before it began"));
             update(
                 "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, error = ?5,
                     next_try_at = NULL, lease_owner = NULL, lease_until = NULL WHERE seq = ?1",
-                &[&seq, &at, &state.name(), reply, error],
+                &[&seq, &at, &state.name(), reply, &error],
             )?;
             if let Some(reply) = reply {
                 let text: String = db
@@ -440,7 +434,7 @@ pub(super) fn apply(
                     .query_row([seq], |row| row.get(0))?;
                 index(db, seq, &text, Some(reply))?;
             }
-            event(db, seq, at, state.name(), error.as_deref())
+            event(db, seq, at, state.name(), error)
         }
     }
 }
@@ -516,7 +510,7 @@ pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
     })
 }
 
-fn timestamp(millis: i64) -> Timestamp {
+pub(super) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or_default()
 }
 
