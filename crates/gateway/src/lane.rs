@@ -45,7 +45,7 @@ pub(crate) async fn work(shared: Arc<Shared>, session: String, mut slot: Option<
 }
 
 async fn execute(shared: &Arc<Shared>, mut job: Job) {
-    job.kept.done().await;
+    job.kept.done(shared).await;
     if job.stage == Stage::Waits
         && let Some(name) = job.kept.name()
         && let Err(error) = shared.config.ledger.began(name).await
@@ -233,7 +233,7 @@ pub(crate) fn stop_waiting(shared: &Arc<Shared>, mut job: Job) {
     }
     let shared = Arc::clone(shared);
     shared.tasks.clone().spawn(async move {
-        job.kept.done().await;
+        job.kept.done(&shared).await;
         finish(&shared, job, &Outcome::Aborted);
     });
 }

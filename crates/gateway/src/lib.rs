@@ -65,6 +65,7 @@ mod shared;
 mod shares;
 mod slots;
 mod store;
+mod taking;
 mod verify;
 
 pub use access::{Access, Roster};

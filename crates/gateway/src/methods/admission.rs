@@ -15,14 +15,14 @@ use crate::denial::{self, Rule};
 use crate::gateway::start_lane;
 use crate::keys::AGENT_ID;
 use crate::lane;
-use crate::ledger::Held;
 use crate::outcome::{Done, Outcome};
 use crate::policy::{Mode, Rules};
 use crate::principal::Member;
-use crate::runs::{Admission, HeldRun, Job, Keeping, Origin, Run, Runs, Stage};
+use crate::runs::{Admission, HeldRun, Job, Origin, Run, Runs, Stage};
 use crate::sessions::Past;
 use crate::shared::{Shared, lock, now_ms};
 use crate::shares::Who;
+use crate::taking::{Keeping, Taking};
 
 /// After a peer has too many runs at a time, one of them may be over so soon.
 const SOON_MS: u64 = 1000;
@@ -63,16 +63,24 @@ pub(super) fn admit(call: &Call<'_>, mut job: Job, before: Option<String>) -> Re
     // Whether it begins at once is known before it is written down: what only waits runs after a crash, what has begun
     // never again.
     let slot = if runs.is_idle(&run.session) { call.shared.slots.try_take(&run.who) } else { None };
-    let begins = slot.is_some();
-    let (name, kept) = oneshot::channel();
-    job.kept = Keeping::Soon(kept);
-    job.stage = if begins { Stage::Begins } else { Stage::Waits };
-    let written = job.written(&run.id, run.accepted_at);
+    let taking = taking(call, &job, slot.is_some());
+    let (mut name, mut waits) = (None, None);
+    if slot.is_some() {
+        (job.kept, job.stage) = (Keeping::Own(taking), Stage::Begins);
+    } else {
+        let (tell, told) = oneshot::channel();
+        job.kept = Keeping::Soon(told);
+        (name, waits) = (Some(tell), Some(taking));
+    }
     match runs.admit(job, now) {
         Admission::Queued { starts_lane } => {
             count(call.shared, &run.who);
             drop(runs);
-            take_down(call, &run, written, begins, name);
+            if let (Some(name), Some(taking)) = (name, waits) {
+                let shared = Arc::clone(call.shared);
+                // Nobody may wait for the name any more: the run can have been stopped.
+                call.shared.tasks.spawn(async move { drop(name.send(taking.down(&shared).await)) });
+            }
             if starts_lane {
                 start_lane(call.shared, run.session.clone(), slot);
             }
@@ -107,20 +115,14 @@ fn count(shared: &Shared, who: &Who) {
     }
 }
 
-/// Writes a run down, acknowledges it, and lets it begin: whoever was told that it is taken finds it after a crash.
-fn take_down(call: &Call<'_>, run: &Run, written: Held, begins: bool, name: oneshot::Sender<Option<String>>) {
-    let (shared, conn) = (Arc::clone(call.shared), Arc::clone(call.conn));
-    let request = call.request.id.clone().into_owned();
-    let ack = acknowledgement(call.conn, run);
-    call.shared.tasks.spawn(async move {
-        let kept = shared.config.ledger.accept(written, begins).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a run could not be written down");
-            None
-        });
-        reply(&conn, &request, &Ok(ack));
-        // It may be over: somebody can have stopped it while it waited.
-        let _ = name.send(kept);
-    });
+fn taking(call: &Call<'_>, job: &Job, begins: bool) -> Box<Taking> {
+    Box::new(Taking {
+        written: job.written(&job.run.id, job.run.accepted_at),
+        begins,
+        conn: Arc::clone(call.conn),
+        request: call.request.id.clone().into_owned(),
+        acknowledgement: acknowledgement(call.conn, &job.run),
+    })
 }
 
 /// Holds a job until the owner's word. It is acknowledged when it is written down.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
 
-use super::{Job, Keeping, Origin, Run, Runs, Stage, restarting};
+use super::{Job, Origin, Run, Runs, Stage, restarting};
 use crate::agent::Sender;
 use crate::ledger::{Held, Unfinished};
 use crate::memory::OWNER;
 use crate::principal::{Member, Principal};
 use crate::secret::sha256;
 use crate::shares::Who;
+use crate::taking::Keeping;
 
 /// A run that waits for the owner's word.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use openclaw_protocol::methods::agent::InputProvenance;
 use serde_json::Value;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Place;
@@ -16,6 +16,7 @@ use crate::memory::OWNER;
 use crate::outbox::Outbox;
 use crate::outcome::Done;
 use crate::shares::Who;
+use crate::taking::Keeping;
 
 /// Through which method a run was started. A key is known per method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,15 +118,6 @@ pub(crate) struct Job {
     pub(crate) stage: Stage,
 }
 
-/// Whether a run is written down, and under which name. Its sender hears of it then.
-#[derive(Debug)]
-pub(crate) enum Keeping {
-    /// It will be soon.
-    Soon(oneshot::Receiver<Option<String>>),
-    /// It is, or cannot be.
-    Done(Option<String>),
-}
-
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -135,40 +127,6 @@ pub(crate) enum Stage {
     Begins,
     /// It began at this time, in milliseconds since the epoch, under an earlier process of this gateway.
     Began(i64),
-}
-
-impl Keeping {
-    /// Whether its sender was told that it is taken.
-    pub(crate) fn is_done(&mut self) -> bool {
-        if let Self::Soon(name) = self {
-            match name.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => return false,
-                name => *self = Self::Done(name.ok().flatten()),
-            }
-        }
-        true
-    }
-
-    /// Waits until it is written down, or cannot be.
-    pub(crate) async fn done(&mut self) {
-        if let Self::Soon(name) = self {
-            *self = Self::Done(name.await.ok().flatten());
-        }
-    }
-
-    /// Its name, if it is written down.
-    pub(crate) fn name(&self) -> Option<&str> {
-        match self {
-            Self::Soon(_) => None,
-            Self::Done(name) => name.as_deref(),
-        }
-    }
-}
-
-impl Default for Keeping {
-    fn default() -> Self {
-        Self::Done(None)
-    }
 }
 
 impl Job {

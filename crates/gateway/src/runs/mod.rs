@@ -17,7 +17,7 @@ mod job;
 
 pub(crate) use held::HeldRun;
 pub use job::Origin;
-pub(crate) use job::{Job, Keeping, Run, Stage, provenance_size, provenance_texts};
+pub(crate) use job::{Job, Run, Stage, provenance_size, provenance_texts};
 
 /// By what a run is found: the peer that it is of, the method that started it, its key.
 type Place = (Option<String>, Origin, String);
@@ -299,6 +299,7 @@ mod tests {
     use super::*;
     use crate::agent::Sender;
     use crate::outcome::Outcome;
+    use crate::taking::Keeping;
 
     fn job(id: &str, session: &str) -> Job {
         job_of("alice", id, session)

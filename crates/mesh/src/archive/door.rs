@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use rusqlite::params;
 
-use super::row::{NewMessage, event, insert_received, now};
-use super::{Archive, ArchiveError, unfinished};
+use super::row::{NewMessage, Run, event, insert_received, now};
+use super::{Archive, ArchiveError};
 use crate::record::State;
 
 /// What became of a held message.
@@ -56,7 +56,7 @@ impl Archive {
         message.state = State::Held;
         self.ask(move |db| {
             let sender = message.peer.email_prefix.to_lowercase();
-            let seq = insert_received(db, &mut message, &sender)?;
+            let seq = insert_received(db, &mut message, &Run { sender, ..Run::default() })?;
             let sql = "INSERT INTO held (id, message, document) VALUES (?1, ?2, ?3)";
             db.execute(sql, params![id, seq, document])?;
             Ok(message.id)
@@ -94,11 +94,9 @@ impl Archive {
             let (seq, document): (i64, String) =
                 db.query_row(taken, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let over = (state == State::Failed).then_some(at);
-            let sql = "UPDATE messages SET state = ?2, finished_at = ?3, error = ?4 WHERE seq = ?1";
-            db.execute(sql, params![seq, state.name(), over, why])?;
-            if why.is_none() {
-                unfinished::keep(db, seq, &document, None)?;
-            }
+            let run = why.is_none().then_some(document);
+            let sql = "UPDATE messages SET state = ?2, finished_at = ?3, error = ?4, run = ?5 WHERE seq = ?1";
+            db.execute(sql, params![seq, state.name(), over, why, run])?;
             event(db, seq, at, if why.is_none() { "approved" } else { state.name() }, why)
         })
         .await

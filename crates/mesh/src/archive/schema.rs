@@ -83,13 +83,10 @@ const STEPS: [&str; 5] = [
         document TEXT NOT NULL
     ) STRICT;
     CREATE TABLE door (paused_at INTEGER NOT NULL) STRICT;",
-    // 5: the runs that came to us and are not over, with all that it takes to run them but the message itself, and since
-    // when they may have begun (none: they only wait).
-    "CREATE TABLE unfinished (
-        message INTEGER PRIMARY KEY REFERENCES messages (seq) ON DELETE CASCADE,
-        document TEXT NOT NULL,
-        began_at INTEGER
-    ) STRICT;",
+    // 5: the runs that came to us and are not over: all that it takes to run them but the message itself (none: it is no run,
+    // or over), and when they may have begun (none: they only wait, or waited).
+    "ALTER TABLE messages ADD COLUMN run TEXT;
+    ALTER TABLE messages ADD COLUMN began_at INTEGER;",
 ];
 
 /// Brings the schema up to date, all steps in one transaction.

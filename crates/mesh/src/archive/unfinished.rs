@@ -1,14 +1,14 @@
 //! The runs that came to us and are not over: what the gateway behind `serve` goes on with when it was killed.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
-use super::row::{COLUMNS, NewMessage, insert_received, now, stored, timestamp};
+use super::row::{COLUMNS, NewMessage, Run, insert_received, now, stored, timestamp};
 use super::{Archive, ArchiveError, Stored, Survives};
 
 /// In SQL: a message that came to us has begun to run, and does not only wait, or has waited, for its turn.
-pub(super) const BEGAN: &str = "coalesce(error, '') != 'stopped before it began'
-    AND seq NOT IN (SELECT message FROM unfinished WHERE began_at IS NULL)";
+pub(super) const BEGAN: &str =
+    "coalesce(error, '') != 'stopped before it began' AND (run IS NULL OR began_at IS NOT NULL)";
 
 /// A run that is not over.
 #[derive(Debug)]
@@ -38,8 +38,8 @@ impl Archive {
         let sender = sender.to_owned();
         // What the machine's crash takes from us its sender looks for, and has still.
         self.ask_to(Survives::Process, move |db| {
-            let seq = insert_received(db, &mut message, &sender)?;
-            keep(db, seq, &document, begins.then(now))?;
+            let run = Run { sender, document: Some(document), began_at: begins.then(now) };
+            insert_received(db, &mut message, &run)?;
             Ok(message.id)
         })
         .await
@@ -52,8 +52,7 @@ impl Archive {
     pub async fn begin_run(&self, id: &str) -> Result<(), ArchiveError> {
         let id = id.to_owned();
         self.ask_to(Survives::Process, move |db| {
-            let sql = "UPDATE unfinished SET began_at = ?2
-                WHERE message = (SELECT seq FROM messages WHERE id = ?1) RETURNING message";
+            let sql = "UPDATE messages SET began_at = ?2 WHERE id = ?1 AND run IS NOT NULL RETURNING seq";
             db.prepare_cached(sql)?.query_row(params![id, now()], |row| row.get::<_, i64>(0)).map(drop)
         })
         .await
@@ -66,33 +65,16 @@ impl Archive {
     pub async fn unfinished(&self) -> Result<Vec<Unfinished>, ArchiveError> {
         self.read(|db| {
             let sql = format!(
-                "SELECT {COLUMNS}, document, began_at FROM messages JOIN unfinished ON message = seq ORDER BY seq"
+                "SELECT {COLUMNS}, run, began_at FROM messages INDEXED BY messages_by_state
+                    WHERE state = 'accepted' AND direction = 'in' AND run IS NOT NULL ORDER BY seq"
             );
             let mut statement = db.prepare(&sql)?;
             let rows = statement.query_map([], |row| {
                 let began_at = row.get::<_, Option<i64>>("began_at")?.map(timestamp);
-                Ok(Unfinished { stored: stored(row)?, document: row.get("document")?, began_at })
+                Ok(Unfinished { stored: stored(row)?, document: row.get("run")?, began_at })
             })?;
             rows.collect()
         })
         .await
     }
-}
-
-pub(super) fn keep(
-    db: &Connection,
-    seq: i64,
-    document: &str,
-    began_at: Option<i64>,
-) -> Result<(), rusqlite::Error> {
-    let sql = "INSERT INTO unfinished (message, document, began_at) VALUES (?1, ?2, ?3)";
-    db.prepare_cached(sql)?.execute(params![seq, document, began_at]).map(drop)
-}
-
-/// A message's life is over: it is no run any more. Says whether it was one that had not begun.
-pub(super) fn over(db: &Connection, seq: i64) -> Result<bool, rusqlite::Error> {
-    let sql = "DELETE FROM unfinished WHERE message = ?1 RETURNING began_at IS NULL";
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([seq])?;
-    Ok(rows.next()?.map(|row| row.get(0)).transpose()?.unwrap_or(false))
 }
