@@ -76,6 +76,48 @@ describe("the server of @a2a-js/sdk", () => {
   });
 });
 
+describe("the same server where it streams", () => {
+  let agent, alice;
+
+  before(async () => {
+    agent = await startA2aAgent({ token, streaming: true });
+    const judge = { name: "Judge", emailPrefix: "judge", a2aUrl: agent.url, via: "a2a" };
+    alice = new Person("alice", { agents: [teammate("alice"), judge], tokens: { judge: token } });
+  });
+  after(() => agent?.stop());
+
+  const send = async (code, message, ...more) => {
+    agent.methods.length = 0;
+    return (await alice.expect(code, "send", "--to", "judge", "--message", message, ...more)).json;
+  };
+
+  test("a reply in pieces is one, and nothing is asked after", async () => {
+    assert.equal((await send(0, "in pieces")).reply.text, "one two three");
+    assert.equal((await send(0, "be slow")).reply.text, "heard: be slow");
+    assert.deepEqual(agent.methods, ["SendStreamingMessage"]);
+  });
+
+  test("states become ours, as without a stream", async () => {
+    assert.equal((await send(0, "ask me back")).reply.text, "which one?");
+    assert.equal((await send(0, "be direct")).reply.text, "a direct answer");
+    assert.match((await send(1, "fail now")).error.message, /no quota/);
+  });
+
+  test("a stream that breaks is taken up again", async () => {
+    const { reply } = await send(0, "in pieces, and cut");
+    assert.equal(reply.text.replaceAll("\n", ""), "one two three");
+    assert.deepEqual(agent.methods.slice(0, 3), ["SendStreamingMessage", "GetTask", "SubscribeToTask"]);
+    assert.equal(agent.asked.filter((one) => one.text.includes("cut")).length, 1, "nothing was sent twice");
+  });
+
+  test("wait comes back for a task into its stream", async () => {
+    const late = await send(3, "be slow again", "--timeout", "800ms");
+    assert.deepEqual([late.state, late.error.code], ["accepted", "no-reply-in-time"]);
+    assert.equal((await alice.expect(0, "wait", late.id)).json.reply.text, "heard: be slow again");
+    assert.deepEqual(agent.methods, ["SendStreamingMessage", "GetTask", "SubscribeToTask"]);
+  });
+});
+
 describe("OpenClaw's A2A channel", { skip: notIsolated }, () => {
   let gateway, alice;
 

@@ -8,9 +8,9 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { marker, replyTo } from "../lib/markers.mjs";
-import { Person, startServe } from "../lib/mesh.mjs";
-import { openclaw, tempDir } from "../lib/places.mjs";
-import { run } from "../lib/proc.mjs";
+import { Person, startServe, teammate } from "../lib/mesh.mjs";
+import { interop, openclaw, tempDir } from "../lib/places.mjs";
+import { run, start } from "../lib/proc.mjs";
 import { startRealGateway } from "../lib/real-gateway.mjs";
 import { connectReference } from "../lib/reference-client.mjs";
 import { until } from "../lib/until.mjs";
@@ -19,11 +19,13 @@ const token = "example-serve-token-0123456789";
 const textOf = (final) => final.result.payloads.map((payload) => payload.text).join("\n");
 const textOfRow = (row) => (typeof row.content === "string" ? row.content : row.content.map((part) => part.text ?? "").join(""));
 
-let real, door, http;
-const tokens = {};
+let real, door, http, tokens;
+const behindTheDoor = () => ["--agent", "openclaw", "--gateway", real.url, "--log", "json"];
 
-/** The owner's host gives each peer a token of its own, as its owner would. */
-async function issueTokens(home) {
+/** The host of an owner, who gives each peer a token of its own. */
+async function ownersHome(label) {
+  const home = tempDir(`home-${label}`);
+  const tokens = {};
   const agents = ["alice", "dave"].map((name) => ({ name, emailPrefix: name, ip: "" }));
   const bob = new Person("bob", { home, agents });
   for (const name of ["alice", "dave"]) {
@@ -31,17 +33,18 @@ async function issueTokens(home) {
     await bob.expect(0, "token", "issue", name, "--out", file);
     tokens[name] = readFileSync(file, "utf8").trim();
   }
-}
-
-before(async () => {
-  real = await startRealGateway({ name: "bob" });
-  const home = tempDir("home-door");
-  await issueTokens(home);
   // The door's own token is in its environment; it must never be shown to the gateway behind it.
   mkdirSync(path.join(home, ".openclaw"), { mode: 0o700 });
   const settings = { gateway: { auth: { mode: "token", token: real.token } } };
   writeFileSync(path.join(home, ".openclaw/openclaw.json"), JSON.stringify(settings), { mode: 0o600 });
-  door = await startServe({ home, token, args: ["--agent", "openclaw", "--gateway", real.url, "--log", "json"] });
+  return { home, tokens };
+}
+
+before(async () => {
+  real = await startRealGateway({ name: "bob" });
+  const host = await ownersHome("door");
+  tokens = host.tokens;
+  door = await startServe({ home: host.home, token, args: behindTheDoor() });
   http = door.url.replace("ws", "http");
 });
 after(() => Promise.all([door?.stop(), real?.stop()]));
@@ -257,6 +260,119 @@ describe("the official A2A client at the door", () => {
   });
 });
 
+/** One request of the official client for Python, which finds its way by the card, too; the documents that came back. */
+const python = (name, ...args) => {
+  const argv = ["python3", path.join(interop, "lib/a2a-client.py"), ...args];
+  const env = { PATH: process.env.PATH, HOME: door.home, A2A_URL: http, A2A_TOKEN: tokens[name] ?? name };
+  return start(argv, { env, cwd: door.home });
+};
+const documents = (stdout) => stdout.split("\n").slice(0, -1).map((line) => JSON.parse(line));
+async function inPython(name, ...args) {
+  const result = await python(name, ...args).ended;
+  assert.equal(result.code, 0, result.stderr);
+  return documents(result.stdout);
+}
+const textIn = (parts) => parts.map((part) => part.text).join("");
+
+describe("the official A2A client for Python at the door", () => {
+  test("sends a message, gets the task again, and goes on in its context", async () => {
+    const nonce = marker();
+    const [{ task }] = await inPython("alice", "send", nonce);
+    assert.deepEqual([task.status.state, textIn(task.artifacts[0].parts)], ["TASK_STATE_COMPLETED", replyTo(nonce)]);
+    assert.deepEqual(await inPython("alice", "get", task.id), [task]);
+    const second = marker();
+    const [{ task: next }] = await inPython("alice", "send", second, task.contextId);
+    assert.equal(next.contextId, task.contextId);
+    assert.ok(real.calls(second)[0].prompt.includes(nonce), "the real agent remembers the first message");
+    for (const what of ["get", "cancel", "subscribe"]) {
+      assert.deepEqual(await inPython("dave", what, task.id), [{ error: "TaskNotFoundError", message: "no such task" }], what);
+    }
+    assert.equal((await inPython("alice", "cancel", task.id))[0].error, "TaskNotCancelableError");
+  });
+
+  test("streams a task", async () => {
+    const nonce = marker("chunks200");
+    const events = await inPython("alice", "stream", nonce);
+    assert.ok(events[0].task, JSON.stringify(events));
+    const pieces = events.filter((event) => event.artifactUpdate).map(({ artifactUpdate }) => artifactUpdate);
+    assert.ok(pieces.length >= 2, JSON.stringify(events));
+    assert.equal(pieces.map(({ artifact }) => textIn(artifact.parts)).join(""), replyTo(nonce));
+    assert.equal(events.at(-1).statusUpdate.status.state, "TASK_STATE_COMPLETED");
+  });
+
+  test("cancels a task that another of its processes follows; a stranger cannot", async () => {
+    const nonce = marker("slow20000");
+    const streaming = python("alice", "stream", nonce);
+    await until("the model is asked", () => real.calls(nonce).length === 1);
+    const [{ task }] = documents(streaming.out.stdout);
+    assert.equal((await inPython("dave", "cancel", task.id))[0].error, "TaskNotFoundError");
+    const following = python("alice", "subscribe", task.id);
+    await until("it is followed", () => documents(following.out.stdout).length > 0);
+    const [cancelled] = await inPython("alice", "cancel", task.id);
+    assert.equal(cancelled.status.state, "TASK_STATE_CANCELED");
+    for (const other of [streaming, following]) {
+      const { stdout } = await other.ended;
+      assert.equal(documents(stdout).at(-1).statusUpdate.status.state, "TASK_STATE_CANCELED", stdout);
+    }
+  });
+
+  test("is refused without a token", async () => {
+    const [{ error, message }] = await inPython("nobody-has-this-token", "send", "hi");
+    assert.equal(error, "A2AClientError");
+    assert.match(message, /401/);
+  });
+});
+
+/** A door that a test may kill, Alice who knows it, and the way to start it again. */
+async function mortalDoor(label) {
+  const { home, tokens } = await ownersHome(label);
+  const mortal = await startServe({ home, token, args: behindTheDoor() });
+  const alice = new Person("alice", { agents: [teammate("alice"), teammate("bob", mortal.url)], tokens: { bob: tokens.alice } });
+  const again = async (t) => {
+    const next = await startServe({ home, token, listen: mortal.url.replace("ws://", ""), args: behindTheDoor() });
+    t.after(next.stop);
+  };
+  return { mortal, alice, again };
+}
+
+describe("a door that is killed", () => {
+  test("takes its runs up again where it was: one goes on at the real gateway, one waited; each is run once", async (t) => {
+    const { mortal, alice, again } = await mortalDoor("killed");
+    const [begun, waiting] = [marker("slow6000"), marker()];
+    const send = async (text) => (await alice.expect(0, "send", "--to", "bob", "--no-wait", "--message", text)).json.id;
+    const first = await send(begun);
+    await until("the model is asked", () => real.calls(begun).length === 1);
+    const second = await send(waiting);
+    await mortal.stop();
+    assert.equal((await alice.expect(3, "wait", first, "--timeout", "500ms")).json.error.code, "away");
+    assert.equal(real.calls(waiting).length, 0);
+
+    await again(t);
+    for (const [id, text] of [[first, begun], [second, waiting]]) {
+      assert.equal((await alice.expect(0, "wait", id, "--timeout", "60s")).json.reply.text, replyTo(text));
+      assert.equal(real.calls(text).length, 1, "it ran once");
+    }
+    const { messages } = (await new Person("bob", { home: mortal.home, agents: [] }).expect(0, "log")).json;
+    assert.deepEqual(messages.map(({ state }) => state), ["replied", "replied"]);
+  });
+
+  test("finds the answer of a run that ended while it was down", async (t) => {
+    const { mortal, alice, again } = await mortalDoor("late");
+    const text = marker("slow2000");
+    const { id } = (await alice.expect(0, "send", "--to", "bob", "--no-wait", "--thread", "late", "--message", text)).json;
+    await until("the model is asked", () => real.calls(text).length === 1);
+    await mortal.stop();
+    const { request } = await owner(t);
+    await until("it is over there", async () => {
+      const { messages } = await request("chat.history", { sessionKey: "agent:main:mesh:alice:late" });
+      return messages.some((row) => row.role === "assistant" && textOfRow(row) === replyTo(text));
+    });
+    await again(t);
+    assert.equal((await alice.expect(0, "wait", id, "--timeout", "60s")).json.reply.text, replyTo(text));
+    assert.equal(real.calls(text).length, 1, "it ran once");
+  });
+});
+
 describe("what the door itself tells", () => {
   test("its log has each run by its id and nothing that was said; its metrics count them", async () => {
     const lines = door.out.stderr.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
@@ -266,6 +382,6 @@ describe("what the door itself tells", () => {
     for (const secret of [real.token, token, ...Object.values(tokens)]) assert.ok(!door.out.stderr.includes(secret));
     const metrics = await (await fetch(`${http}/metrics`)).text();
     assert.match(metrics, /agent_mesh_runs_ended_total\{outcome="reply"\} [1-9]/);
-    assert.match(metrics, /agent_mesh_runs_ended_total\{outcome="aborted"\} 2/);
+    assert.match(metrics, /agent_mesh_runs_ended_total\{outcome="aborted"\} 3/);
   });
 });

@@ -28,16 +28,18 @@ async function connect(transport) {
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 
 describe("agent-mesh mcp", () => {
-  let bob, alice, client;
+  let bob, own, alice, client;
 
   before(async () => {
     bob = await startServe({ token, args: slow });
-    alice = new Person("alice", { agents: [teammate("alice"), teammate("bob", bob.url)], tokens: { bob: token } });
+    own = await startServe({ token, args: ["--agent", "echo"] });
+    const env = { MESH_GATEWAY_URL: own.url, OPENCLAW_GATEWAY_TOKEN: token };
+    alice = new Person("alice", { agents: [teammate("alice"), teammate("bob", bob.url)], tokens: { bob: token }, env });
     client = await connect(new StdioClientTransport({ command: agentMesh, args: ["mcp"], env: alice.env, stderr: "inherit" }));
   });
   after(async () => {
     await client?.close();
-    await bob?.stop();
+    await Promise.all([bob?.stop(), own?.stop()]);
   });
 
   const call = (name, args, options) => client.callTool({ name, arguments: args }, undefined, options);
@@ -48,7 +50,7 @@ describe("agent-mesh mcp", () => {
     const { tools } = await client.listTools();
     const readOnly = tools.filter((tool) => tool.annotations.readOnlyHint).map((tool) => tool.name);
     assert.deepEqual(readOnly, ["mesh_list", "mesh_log", "mesh_ping", "mesh_whoami"]);
-    assert.deepEqual(tools.filter((tool) => tool.annotations.destructiveHint).map((tool) => tool.name), ["mesh_broadcast", "mesh_send"]);
+    assert.deepEqual(tools.filter((tool) => tool.annotations.destructiveHint).map((tool) => tool.name), ["mesh_broadcast", "mesh_dialogue", "mesh_send"]);
     assert.ok(tools.every((tool) => tool.outputSchema));
   });
 
@@ -63,6 +65,12 @@ describe("agent-mesh mcp", () => {
     const waited = await call("mesh_wait", { id: sent.structuredContent.id });
     assert.deepEqual(waited.structuredContent, sent.structuredContent);
     assert.equal((await call("mesh_log", { with: "bob" })).structuredContent.messages.length, 2);
+    const said = [];
+    const talk = { with: "bob", topic: "the release", turns: 2, stopPhrase: "over and out" };
+    const held = await call("mesh_dialogue", talk, { onprogress: ({ message }) => said.push(message) });
+    const { end, turns } = held.structuredContent;
+    assert.deepEqual([end, turns.map(({ speaker }) => speaker)], ["turns", ["ours", "theirs"]], JSON.stringify(held));
+    assert.ok(said.includes("turn 1: your owner's agent spoke"), JSON.stringify(said));
     const refused = await call("mesh_send", { to: "bob", message: "hello" });
     assert.ok(refused.isError && /\(repeated\)/.test(refused.content[0].text), JSON.stringify(refused));
   });

@@ -117,7 +117,7 @@ impl Access {
     }
 
     /// The member of a key, in the team or not, with the device that has proven itself.
-    fn member(&self, key: &str, device_id: Option<&str>) -> Arc<Member> {
+    pub(crate) fn member(&self, key: &str, device_id: Option<&str>) -> Arc<Member> {
         let known = self.roster.by_key.get(key).map(|member| Member::clone(member));
         let nameless = || Member { key: key.to_owned(), name: key.to_owned(), ..Member::default() };
         let member = known.unwrap_or_else(nameless);

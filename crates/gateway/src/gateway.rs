@@ -16,6 +16,7 @@ use crate::outbox::Event;
 use crate::pairing::Pairing;
 use crate::reload::Reload;
 use crate::shared::{Known, Shared, lock};
+use crate::slots::Slot;
 use crate::{lane, listener};
 
 /// Close code: the service restarts, come again.
@@ -42,6 +43,8 @@ pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// The sessions in which runs of before the start go on.
+    unfinished: Vec<String>,
 }
 
 /// Why a gateway cannot start.
@@ -81,7 +84,7 @@ impl Gateway {
             Some(bytes) => Pairing::from_bytes(&bytes, &config.limits).map_err(BindError::Damaged)?,
             None => Pairing::new(&config.limits),
         };
-        let known = Known::read(&*config.ledger).await.map_err(BindError::Ledger)?;
+        let known = Known::read(&config).await.map_err(BindError::Ledger)?;
         let access = &config.access;
         pairing.forget_members(|id| access.of_device(id).is_some());
         let listen = |source| BindError::Listen { address, source };
@@ -94,7 +97,8 @@ impl Gateway {
         });
         let shared = Shared::new(config, pairing, known);
         lock(&shared.sessions).recall(past);
-        Ok(Self { listener, address, shared: Arc::new(shared) })
+        let unfinished = lock(&shared.runs).busy_sessions();
+        Ok(Self { listener, address, shared: Arc::new(shared), unfinished })
     }
 
     /// Where it listens, with the port that was taken.
@@ -107,8 +111,11 @@ impl Gateway {
     /// that were accepted may finish; then every client hears `shutdown` and a close with 1012. Returns when all tasks
     /// have ended. Dropping the future ends everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { listener, shared, .. } = self;
+        let Self { listener, shared, unfinished, .. } = self;
         let _end = shared.stop.clone().drop_guard();
+        for session in unfinished {
+            start_lane(&shared, session, None);
+        }
         tokio::select! {
             () = listener::accept(Arc::clone(&shared), &listener) => {}
             () = shutdown => {}
@@ -187,7 +194,7 @@ async fn say_goodbye(shared: &Arc<Shared>) {
     shared.tasks.wait().await;
 }
 
-/// Starts the lane of a session.
-pub(crate) fn start_lane(shared: &Arc<Shared>, session: String) {
-    shared.lanes.spawn(lane::work(Arc::clone(shared), session));
+/// Starts the lane of a session, with the slot for its first run if that was taken already.
+pub(crate) fn start_lane(shared: &Arc<Shared>, session: String, slot: Option<Slot>) {
+    shared.lanes.spawn(lane::work(Arc::clone(shared), session, slot));
 }

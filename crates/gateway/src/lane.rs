@@ -16,19 +16,27 @@ use crate::config::FailedRun;
 use crate::keys::AGENT_ID;
 use crate::metrics;
 use crate::outcome::{Done, Outcome};
-use crate::runs::{Job, Origin, Run};
+use crate::runs::{Job, Origin, Run, Stage};
 use crate::sessions::NewRow;
 use crate::shared::{Shared, lock, now_ms};
+use crate::slots::Slot;
 
-const TIMED_OUT: &str = "the run timed out";
+pub(crate) const TIMED_OUT: &str = "the run timed out";
 
 /// Executes until nothing waits in this session any more.
-pub(crate) async fn work(shared: Arc<Shared>, session: String) {
+pub(crate) async fn work(shared: Arc<Shared>, session: String, mut slot: Option<Slot>) {
     loop {
         // Not in the head of a `while let`: the lock would be held through its body.
         let next = lock(&shared.runs).next_who(&session);
         let Some(who) = next else { return };
-        let Some(_slot) = shared.slots.take(&who).await else { return };
+        let taken = slot.take().filter(|slot| slot.is_of(&who));
+        let _slot = match taken {
+            Some(slot) => slot,
+            None => match shared.slots.take(&who).await {
+                Some(slot) => slot,
+                None => return,
+            },
+        };
         let job = lock(&shared.runs).next(&session, &who);
         if let Some(job) = job {
             execute(&shared, job).await;
@@ -37,6 +45,14 @@ pub(crate) async fn work(shared: Arc<Shared>, session: String) {
 }
 
 async fn execute(shared: &Arc<Shared>, mut job: Job) {
+    job.kept.done(shared).await;
+    if job.stage == Stage::Waits
+        && let Some(name) = job.kept.name()
+        && let Err(error) = shared.config.ledger.began(name).await
+    {
+        tracing::error!(%error, run = job.run.id, "that a run begins could not be written down");
+        return finish(shared, job, &Outcome::Failed("the run could not be written down".to_owned()));
+    }
     let message = std::mem::take(&mut job.message);
     let row = NewRow::User {
         text: message.clone(),
@@ -45,7 +61,11 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         origin: job.run.origin,
         who: job.run.who.clone(),
     };
-    lock(&shared.sessions).append(&job.run.session, &job.run.id, row, now_ms());
+    let is_there =
+        matches!(job.stage, Stage::Began(_)) && lock(&shared.sessions).past(&job.run, &message).is_some();
+    if !is_there {
+        lock(&shared.sessions).append(&job.run.session, &job.run.id, row, now_ms());
+    }
     if job.run.origin == Origin::Chat {
         tell(shared, &job.run, |event| event.phase = Some("starting_model".to_owned()), ChatState::Status);
     }
@@ -99,9 +119,15 @@ async fn ask(shared: &Arc<Shared>, job: &Job, turn: Turn) -> Outcome {
     let deadline = Instant::now() + job.timeout.unwrap_or(timing.run);
     let cancel = turn.cancel.clone();
     let (deltas, mut pieces) = Deltas::channel();
-    let agent = Arc::clone(&shared.config.agent);
+    let (agent, stage) = (Arc::clone(&shared.config.agent), job.stage);
+    let answer = async move {
+        match stage {
+            Stage::Began(at) => agent.resume(turn, at, deltas).await,
+            Stage::Waits | Stage::Begins => agent.reply(turn, deltas).await,
+        }
+    };
     // In a task of its own: an agent that panics fails its run, not the session.
-    let mut task = AbortOnDropHandle::new(shared.tasks.spawn(async move { agent.reply(turn, deltas).await }));
+    let mut task = AbortOnDropHandle::new(shared.tasks.spawn(answer));
     let mut progress = Progress::new(shared, &job.run);
     let outcome = tokio::select! {
         outcome = progress.follow(&mut pieces, &mut task) => return outcome,
@@ -200,8 +226,33 @@ fn span(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-/// Closes a run: history, second answer, events, memory.
+/// Stops a run that waits: now, or as soon as its sender knows that it was taken.
+pub(crate) fn stop_waiting(shared: &Arc<Shared>, mut job: Job) {
+    if job.kept.is_done() {
+        return finish(shared, job, &Outcome::Aborted);
+    }
+    let shared = Arc::clone(shared);
+    shared.tasks.clone().spawn(async move {
+        job.kept.done(&shared).await;
+        finish(&shared, job, &Outcome::Aborted);
+    });
+}
+
+/// Writes down how a run ended. Its sender need not wait for our disk.
+fn write_down(shared: &Shared, job: &Job, outcome: &Outcome) {
+    let Some(name) = job.kept.name() else { return };
+    let written = shared.config.ledger.ended(name, outcome.into());
+    let run = job.run.id.clone();
+    shared.tasks.spawn(async move {
+        if let Err(error) = written.await {
+            tracing::warn!(%error, run, "the end of a run could not be written down");
+        }
+    });
+}
+
+/// Closes a run: ledger, history, second answer, events, memory.
 pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
+    write_down(shared, &job, outcome);
     let Job { run, reply_to, sender, .. } = job;
     let ended_at = now_ms();
     if let Outcome::Reply(text) = outcome {

@@ -1,5 +1,5 @@
-//! What must survive a restart about the runs of peers: how many there were today, which wait for the owner's word, and
-//! whether he has paused the door.
+//! What must survive a restart about runs: how many of each peer there were today, which are not over, which wait for the
+//! owner's word, and whether he has paused the door.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -10,25 +10,30 @@ use std::sync::{Arc, Mutex};
 use openclaw_protocol::methods::agent::InputProvenance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
-use crate::shared::lock;
+use crate::memory::End;
+use crate::shared::{lock, now_ms};
 
 /// What a [`Ledger`] answers with.
 pub type Kept<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
-/// A message that is held until the owner says yes or no, with all that it takes to run it then.
+/// A message that waits, for its turn or until the owner says yes or no, with all that it takes to run it then.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
-    /// Its name for the owner.
+    /// Its name for the owner, if it is held; else that of its run.
     pub id: String,
+    /// The name that the ledger keeps it under, where it does.
+    #[serde(skip)]
+    pub kept: Option<String>,
     /// The run, by the sender's choice.
     pub run_id: String,
     /// Whether `chat.send` brought it, not `agent`.
     pub is_chat: bool,
     /// The session in its full form.
     pub session: String,
-    /// The key of the peer.
+    /// The key of the peer; `owner` for a run of the owner's.
     pub peer: String,
     /// The name of the peer.
     pub name: String,
@@ -44,6 +49,15 @@ pub struct Held {
     pub timeout_ms: Option<u64>,
     /// Since when, milliseconds since the epoch.
     pub since: i64,
+}
+
+/// A run that was taken, and is not known to have ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unfinished {
+    /// What was asked for.
+    pub run: Held,
+    /// When its agent may have been asked, milliseconds since the epoch; none of one that certainly only waited.
+    pub began_at: Option<i64>,
 }
 
 /// What became of a held message.
@@ -65,19 +79,44 @@ pub trait Ledger: Send + Sync + 'static {
     /// When it cannot be read; the gateway does not start then.
     fn runs_since(&self, since: i64) -> Kept<'_, HashMap<String, u32>>;
 
+    /// Keeps a run that is taken, and whether its agent is asked at once. Its sender is told afterwards. Gives the name
+    /// that it is kept under.
+    ///
+    /// # Errors
+    /// When it cannot be kept. It runs all the same.
+    fn accept(&self, run: Held, begins: bool) -> Kept<'_, Option<String>>;
+
+    /// The agent of a run that waited is asked now.
+    ///
+    /// # Errors
+    /// When that cannot be kept: the run fails then, or it might run again after a restart.
+    fn began<'a>(&'a self, name: &'a str) -> Kept<'a, ()>;
+
+    /// A run is over. The call itself puts that in order; its future only tells when it is done.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    fn ended(&self, name: &str, end: End) -> Kept<'static, ()>;
+
+    /// The runs that are not known to have ended, in the order they came.
+    ///
+    /// # Errors
+    /// When they cannot be read; the gateway does not start then.
+    fn unfinished(&self) -> Kept<'_, Vec<Unfinished>>;
+
     /// The messages that are held, oldest first.
     ///
     /// # Errors
     /// When they cannot be read; the gateway does not start then.
     fn held(&self) -> Kept<'_, Vec<Held>>;
 
-    /// Keeps a message. Its sender is told of it afterwards.
+    /// Keeps a message. Its sender is told of it afterwards. Gives the name that its run is kept under once it is let in.
     ///
     /// # Errors
     /// When it cannot be kept: its run fails then.
-    fn hold(&self, held: Held) -> Kept<'_, ()>;
+    fn hold(&self, held: Held) -> Kept<'_, Option<String>>;
 
-    /// A held message is held no more.
+    /// A held message is held no more. One that is approved is a run from now on.
     ///
     /// # Errors
     /// When that cannot be kept: the message stays held then.
@@ -103,6 +142,7 @@ pub struct MemoryLedger(Arc<Mutex<Pages>>);
 #[derive(Debug, Default)]
 struct Pages {
     held: Vec<Held>,
+    unfinished: Vec<Unfinished>,
     paused: bool,
 }
 
@@ -119,16 +159,53 @@ impl Ledger for MemoryLedger {
         Box::pin(async { Ok(HashMap::new()) })
     }
 
+    fn accept(&self, run: Held, begins: bool) -> Kept<'_, Option<String>> {
+        let name = Uuid::new_v4().to_string();
+        let began_at = begins.then_some(run.since);
+        let run = Held { kept: Some(name.clone()), ..run };
+        self.with(|pages| {
+            pages.unfinished.push(Unfinished { run, began_at });
+            Some(name)
+        })
+    }
+
+    fn began<'a>(&'a self, name: &'a str) -> Kept<'a, ()> {
+        self.with(|pages| {
+            let mut known = pages.unfinished.iter_mut();
+            if let Some(one) = known.find(|one| one.run.kept.as_deref() == Some(name)) {
+                one.began_at = Some(now_ms());
+            }
+        })
+    }
+
+    fn ended(&self, name: &str, _: End) -> Kept<'static, ()> {
+        self.with(|pages| pages.unfinished.retain(|one| one.run.kept.as_deref() != Some(name)))
+    }
+
+    fn unfinished(&self) -> Kept<'_, Vec<Unfinished>> {
+        self.with(|pages| pages.unfinished.clone())
+    }
+
     fn held(&self) -> Kept<'_, Vec<Held>> {
         self.with(|pages| pages.held.clone())
     }
 
-    fn hold(&self, held: Held) -> Kept<'_, ()> {
-        self.with(|pages| pages.held.push(held))
+    fn hold(&self, held: Held) -> Kept<'_, Option<String>> {
+        let name = Uuid::new_v4().to_string();
+        let held = Held { kept: Some(name.clone()), ..held };
+        self.with(|pages| {
+            pages.held.push(held);
+            Some(name)
+        })
     }
 
-    fn decided(&self, id: String, _: Decision) -> Kept<'_, ()> {
-        self.with(|pages| pages.held.retain(|held| held.id != id))
+    fn decided(&self, id: String, decision: Decision) -> Kept<'_, ()> {
+        self.with(|pages| {
+            let decided = pages.held.extract_if(.., |held| held.id == id).collect::<Vec<_>>();
+            if decision == Decision::Approved {
+                pages.unfinished.extend(decided.into_iter().map(|run| Unfinished { run, began_at: None }));
+            }
+        })
     }
 
     fn is_paused(&self) -> Kept<'_, bool> {

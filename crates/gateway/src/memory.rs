@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 
 use crate::agent::frame;
+use crate::lane::TIMED_OUT;
 use crate::outcome::Outcome;
 use crate::runs::Origin;
 
@@ -92,6 +93,18 @@ impl End {
             Self::Failed(why) => Some(Outcome::Failed(why)),
             Self::Cancelled => Some(Outcome::Aborted),
             Self::Open => None,
+        }
+    }
+}
+
+impl From<&Outcome> for End {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Reply(text) => Self::Replied(text.clone()),
+            Outcome::Silence => Self::NoReply,
+            Outcome::Failed(why) => Self::Failed(why.clone()),
+            Outcome::TimedOut => Self::Failed(TIMED_OUT.to_owned()),
+            Outcome::Aborted => Self::Cancelled,
         }
     }
 }

@@ -18,13 +18,15 @@ use uuid::Uuid;
 use crate::access::Access;
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::ledger::{Held, Ledger};
+use crate::ledger::{Held, Unfinished};
 use crate::lockout::Lockout;
+use crate::memory::{End, OWNER};
 use crate::meter::{Meters, midnight};
 use crate::metrics::Metrics;
 use crate::outbox::Event;
 use crate::pairing::{Now, Pairing};
 use crate::peers::Peers;
+use crate::policy::Mode;
 use crate::runs::Runs;
 use crate::seats::Seats;
 use crate::sessions::Sessions;
@@ -87,16 +89,43 @@ pub(crate) struct Shared {
 pub(crate) struct Known {
     pub(crate) runs_today: HashMap<String, u32>,
     pub(crate) held: Vec<Held>,
+    /// The runs that go on.
+    pub(crate) unfinished: Vec<Unfinished>,
     pub(crate) paused: bool,
 }
 
 impl Known {
-    pub(crate) async fn read(ledger: &dyn Ledger) -> io::Result<Self> {
+    pub(crate) async fn read(config: &Config) -> io::Result<Self> {
+        let ledger = &*config.ledger;
+        let mut unfinished = Vec::new();
+        for one in ledger.unfinished().await? {
+            match (cannot_go_on(config, &one), &one.run.kept) {
+                (None, _) => unfinished.push(one),
+                (Some(why), Some(name)) => ledger.ended(name, End::Failed(why.to_owned())).await?,
+                (Some(_), None) => {}
+            }
+        }
         Ok(Self {
             runs_today: ledger.runs_since(midnight(now_ms())).await?,
             held: ledger.held().await?,
+            unfinished,
             paused: ledger.is_paused().await?,
         })
+    }
+}
+
+/// Why a run of before the start ends with it. What had begun is never begun again, and what a peer was allowed that may
+/// do nothing any more is not.
+fn cannot_go_on(config: &Config, one: &Unfinished) -> Option<&'static str> {
+    match one.began_at {
+        Some(_) if config.agent.can_resume() => None,
+        Some(_) => Some("the gateway ended before it"),
+        None => {
+            let access = &config.access;
+            let member = access.member(&one.run.peer, one.run.device_id.as_deref());
+            let is_denied = one.run.peer != OWNER && access.rules(&member).mode == Mode::Deny;
+            is_denied.then_some("the gateway ended before it began, and does not let its sender in any more")
+        }
     }
 }
 
@@ -105,6 +134,7 @@ impl Shared {
         let limits = &config.limits;
         let mut runs = Runs::new(limits, config.timing.cache);
         known.held.into_iter().for_each(|held| runs.hold_again(held));
+        known.unfinished.into_iter().for_each(|unfinished| runs.take_up(unfinished));
         Self {
             boot_id: Uuid::new_v4().to_string(),
             started: Instant::now(),

@@ -45,17 +45,29 @@ impl Slots {
         Arc::new(Self { state: Mutex::new(state), per_device: per_device.clamp(1, total) })
     }
 
+    /// A slot, if there is one now.
+    pub(crate) fn try_take(self: &Arc<Self>, who: &Who) -> Option<Slot> {
+        let mut state = lock(&self.state);
+        let may = state.free > 0 && state.held_by(who) < self.per_device;
+        may.then(|| {
+            state.hold(who);
+            Slot { all: Arc::clone(self), who: who.clone() }
+        })
+    }
+
     /// Waits for a slot.
     pub(crate) async fn take(self: &Arc<Self>, who: &Who) -> Option<Slot> {
-        let granted = {
-            let mut state = lock(&self.state);
-            if state.free > 0 && state.held_by(who) < self.per_device {
-                state.hold(who);
-                return Some(Slot { all: Arc::clone(self), who: who.clone() });
-            }
-            state.wait(who)
-        };
+        if let Some(slot) = self.try_take(who) {
+            return Some(slot);
+        }
+        let granted = lock(&self.state).wait(who);
         granted.await.ok()
+    }
+}
+
+impl Slot {
+    pub(crate) fn is_of(&self, who: &Who) -> bool {
+        self.who == *who
     }
 }
 

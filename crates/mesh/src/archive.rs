@@ -28,6 +28,7 @@ mod received;
 mod row;
 mod schema;
 mod search;
+mod unfinished;
 mod writer;
 
 pub use door::Decision;
@@ -36,6 +37,7 @@ pub use ledger::{Allowance, Reset, Said, Tally};
 pub use list::Filter;
 pub use queue::{Claim, Lease};
 pub use row::{Direction, Event, NewMessage, Step, Stored};
+pub use unfinished::Unfinished;
 pub(crate) use writer::Survives;
 use writer::Write;
 

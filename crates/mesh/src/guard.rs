@@ -37,6 +37,8 @@ pub struct Rules {
     pub total_per_hour: u32,
     /// How many messages into one session of a peer in a day.
     pub thread_per_day: u32,
+    /// How often in an hour one peer may be tried in vain, since something last left for it.
+    pub unreachable_per_hour: u32,
     /// For how long an agent may not say the same to the same peer again.
     pub repeat_window: Duration,
 }
@@ -50,6 +52,7 @@ impl Default for Rules {
             peer_per_hour: 60,
             total_per_hour: 240,
             thread_per_day: 100,
+            unreachable_per_hour: 20,
             repeat_window: Duration::from_secs(600),
         }
     }
@@ -91,6 +94,7 @@ impl Rules {
             peer_per_hour: wide(self.peer_per_hour, default.peer_per_hour),
             total_per_hour: wide(self.total_per_hour, default.total_per_hour),
             thread_per_day: wide(self.thread_per_day, default.thread_per_day),
+            unreachable_per_hour: wide(self.unreachable_per_hour, default.unreachable_per_hour),
             ..self
         }
     }
@@ -177,6 +181,8 @@ pub enum Measure {
     TotalPerHour,
     /// Messages into one session in a day.
     ThreadPerDay,
+    /// Messages to one peer in an hour that did not leave because it could not be reached, since one last did.
+    UnreachablePerHour,
 }
 
 impl Measure {
@@ -184,7 +190,7 @@ impl Measure {
     #[must_use]
     pub fn window(self) -> Duration {
         match self {
-            Self::PeerPerHour | Self::TotalPerHour => Duration::from_secs(60 * 60),
+            Self::PeerPerHour | Self::TotalPerHour | Self::UnreachablePerHour => Duration::from_secs(60 * 60),
             Self::ThreadPerDay => Duration::from_secs(24 * 60 * 60),
         }
     }
@@ -196,6 +202,7 @@ impl Measure {
             Self::PeerPerHour => "messages to one teammate in an hour",
             Self::TotalPerHour => "messages to all teammates in an hour",
             Self::ThreadPerDay => "messages in one conversation in a day",
+            Self::UnreachablePerHour => "tries in an hour to reach one teammate in vain",
         }
     }
 
@@ -206,6 +213,7 @@ impl Measure {
             Self::PeerPerHour => "peer-per-hour",
             Self::TotalPerHour => "total-per-hour",
             Self::ThreadPerDay => "thread-per-day",
+            Self::UnreachablePerHour => "unreachable-per-hour",
         }
     }
 }

@@ -11,7 +11,8 @@
 //! - [`error`]: the error shape and what it means;
 //! - [`attribution`]: agent-mesh's own header inside a message;
 //! - [`imitation`]: text that imitates it;
-//! - [`a2a`]: the Agent2Agent protocol, which has nothing to do with the others but the port.
+//! - [`a2a`]: the Agent2Agent protocol, which has nothing to do with the others but the port;
+//! - [`sse`]: server-sent events, as A2A and models stream.
 //!
 //! Unknown fields, events and error codes are accepted everywhere: a gateway may be newer than this crate.
 
@@ -24,6 +25,7 @@ pub mod frame;
 pub mod handshake;
 pub mod imitation;
 pub mod methods;
+pub mod sse;
 
 pub use error::{ErrorShape, Fault};
 pub use frame::{Frame, FrameError};

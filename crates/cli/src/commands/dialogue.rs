@@ -15,6 +15,9 @@ use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
+/// Who ends a message with this ends the dialogue.
+pub const STOP_PHRASE: &str = "END OF DIALOGUE";
+
 /// Let our own agent and a teammate's talk about something
 ///
 /// Our agent speaks first, over our own gateway; its words go to the teammate's agent, whose answer comes back to it, and
@@ -31,7 +34,7 @@ pub struct DialogueArgs {
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TURNS)))]
     turns: u32,
     /// Whoever says this ends it
-    #[arg(long, value_name = "TEXT", default_value = "END OF DIALOGUE", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = STOP_PHRASE, value_parser = NonEmptyStringValueParser::new())]
     stop_phrase: String,
     /// The conversation to go on with; a new one unless given
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -47,13 +50,13 @@ pub struct DialogueArgs {
 pub async fn run(args: DialogueArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open_for_agent(settings, args.insecure)?;
     let agent = mesh.teammate(&args.with)?;
-    let fresh = || format!("dialogue-{}", &Uuid::new_v4().simple().to_string()[..8]);
     let request = DialogueRequest {
         topic: args.topic,
         turns: args.turns,
         stop_phrase: args.stop_phrase,
-        thread: args.thread.unwrap_or_else(fresh),
+        thread: args.thread.unwrap_or_else(fresh_thread),
         timeout: args.timeout.unwrap_or(settings.timeout.value),
+        by_agent: false,
     };
     let mut shown = Shown { ui, name: &agent.name };
     let held = dialogue(&mesh, agent, &request, &mut shown).await?;
@@ -74,6 +77,11 @@ pub async fn run(args: DialogueArgs, settings: &Settings, ui: &Ui) -> Result<Exi
         }
         Err(error) => Ok(ui.document_with_error("dialogue", fields, error.into())),
     }
+}
+
+/// A conversation of its own.
+pub fn fresh_thread() -> String {
+    format!("dialogue-{}", &Uuid::new_v4().simple().to_string()[..8])
 }
 
 /// Prints what is said as it is said.

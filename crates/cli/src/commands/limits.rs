@@ -77,6 +77,7 @@ fn counts(rules: Rules) -> Value {
         "peerPerHour": rules.peer_per_hour,
         "totalPerHour": rules.total_per_hour,
         "threadPerDay": rules.thread_per_day,
+        "unreachablePerHour": rules.unreachable_per_hour,
     })
 }
 
@@ -90,6 +91,10 @@ fn rows(usage: &Usage) -> Vec<Vec<String>> {
     for said in &tally.peers {
         rows.push(row(&said.peer, Measure::PeerPerHour, said.last_hour, rules.peer_per_hour));
         rows.push(row(&said.peer, Measure::ThreadPerDay, said.thread_last_day, rules.thread_per_day));
+        if said.unreachable_last_hour > 0 {
+            let tries = said.unreachable_last_hour;
+            rows.push(row(&said.peer, Measure::UnreachablePerHour, tries, rules.unreachable_per_hour));
+        }
     }
     rows
 }

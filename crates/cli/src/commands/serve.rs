@@ -25,7 +25,6 @@ use crate::ui::{LogFormat, Ui};
 
 pub(super) mod access;
 mod alone;
-mod archived;
 mod backend;
 mod ledger;
 mod memory;
@@ -33,7 +32,6 @@ mod openclaw;
 
 use access::Files;
 use alone::Alone;
-use archived::Archived;
 use backend::BackendArgs;
 use ledger::ArchiveLedger;
 use memory::Remembered;
@@ -88,7 +86,8 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         }
     };
     if let Some(archive) = &archive {
-        // We are alone here, so whoever was to answer these was killed. It is written down before anybody can ask.
+        // We are alone here, so whoever was to answer these was killed, and left not enough to go on with. It is written
+        // down before anybody can ask.
         let ended = archive.abandon_received(Timestamp::now()).await;
         ended.unwrap_or_else(|error| ui.warn(format!("some runs stay open in the log: {}", chain(&error))));
     }
@@ -146,10 +145,6 @@ fn config(
         None => Arc::new(NoMemory),
     };
     let agent = args.backend.agent(settings, Arc::clone(&memory), key.id())?;
-    let agent = match archive {
-        Some(archive) => Arc::new(Archived::new(agent, archive.clone())),
-        None => agent,
-    };
     let mut config = Config::new(args.listen, token, identity, agent);
     config.memory = memory;
     config.public_url.clone_from(&args.public_url);

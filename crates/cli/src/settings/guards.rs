@@ -25,6 +25,7 @@ pub struct LimitsTable {
     peer_per_hour: Option<u32>,
     total_per_hour: Option<u32>,
     thread_per_day: Option<u32>,
+    unreachable_per_hour: Option<u32>,
     #[serde(deserialize_with = "super::spelled::duration")]
     repeat_window: Option<String>,
 }
@@ -35,6 +36,7 @@ pub struct GuardSettings {
     pub peer_per_hour: Setting<u32>,
     pub total_per_hour: Setting<u32>,
     pub thread_per_day: Setting<u32>,
+    pub unreachable_per_hour: Setting<u32>,
     pub repeat_window: Setting<Duration>,
 }
 
@@ -57,6 +59,11 @@ impl GuardSettings {
             peer_per_hour: stricter(set.peer_per_hour, owners.peer_per_hour, |set, owners| set <= owners),
             total_per_hour: stricter(set.total_per_hour, owners.total_per_hour, |set, owners| set <= owners),
             thread_per_day: stricter(set.thread_per_day, owners.thread_per_day, |set, owners| set <= owners),
+            unreachable_per_hour: stricter(
+                set.unreachable_per_hour,
+                owners.unreachable_per_hour,
+                |set, owners| set <= owners,
+            ),
             repeat_window: stricter(set.repeat_window, owners.repeat_window, |set, owners| set >= owners),
         })
     }
@@ -75,6 +82,11 @@ impl GuardSettings {
             peer_per_hour: count(&table::PEER_PER_HOUR, file.peer_per_hour, rules.peer_per_hour)?,
             total_per_hour: count(&table::TOTAL_PER_HOUR, file.total_per_hour, rules.total_per_hour)?,
             thread_per_day: count(&table::THREAD_PER_DAY, file.thread_per_day, rules.thread_per_day)?,
+            unreachable_per_hour: count(
+                &table::UNREACHABLE_PER_HOUR,
+                file.unreachable_per_hour,
+                rules.unreachable_per_hour,
+            )?,
             repeat_window: check(fits, window, &table::REPEAT_WINDOW, path, "it must be 24h or less")?,
         })
     }
@@ -86,6 +98,7 @@ impl GuardSettings {
             peer_per_hour: self.peer_per_hour.value,
             total_per_hour: self.total_per_hour.value,
             thread_per_day: self.thread_per_day.value,
+            unreachable_per_hour: self.unreachable_per_hour.value,
             repeat_window: self.repeat_window.value,
         }
     }

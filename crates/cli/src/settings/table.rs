@@ -204,7 +204,7 @@ pub const MAX_HOPS: About = About {
     flag: None,
     env: "MESH_MAX_HOPS",
     default: "`4`",
-    meaning: "How often agents may pass a message on. In `config.toml`, these five stand under `[limits]`. In the shell of \
+    meaning: "How often agents may pass a message on. In `config.toml`, these six stand under `[limits]`. In the shell of \
               an agent a variable can only make them stricter.",
 };
 pub const PEER_PER_HOUR: About = About {
@@ -233,6 +233,15 @@ pub const THREAD_PER_DAY: About = About {
     default: "`100`",
     meaning: "How many messages may go into one conversation (a session of a teammate) in a day; for people as with \
               `limits.peer-per-hour`.",
+};
+pub const UNREACHABLE_PER_HOUR: About = About {
+    name: "limits.unreachable-per-hour",
+    in_file: true,
+    flag: None,
+    env: "MESH_UNREACHABLE_PER_HOUR",
+    default: "`20`",
+    meaning: "How often a teammate who cannot be reached may be tried in an hour, counted from the last message that left \
+              for them; for people as with `limits.peer-per-hour`.",
 };
 pub const REPEAT_WINDOW: About = About {
     name: "limits.repeat-window",
@@ -303,6 +312,9 @@ impl Settings {
             self.row(&PEER_PER_HOUR, &self.guards.peer_per_hour, |value| Some(value.to_string())),
             self.row(&TOTAL_PER_HOUR, &self.guards.total_per_hour, |value| Some(value.to_string())),
             self.row(&THREAD_PER_DAY, &self.guards.thread_per_day, |value| Some(value.to_string())),
+            self.row(&UNREACHABLE_PER_HOUR, &self.guards.unreachable_per_hour, |value| {
+                Some(value.to_string())
+            }),
             self.row(&REPEAT_WINDOW, &self.guards.repeat_window, |value| time(*value)),
             self.row(&JSON, &self.json, |value| Some(value.to_string())),
             self.row(&NO_COLOR, &self.no_color, |value| Some(value.to_string())),

@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 
 use crate::support::{Host, Serve, token};
 
-/// What an agent says to a call of this method; nothing breaks the connection.
+/// What an agent says to a call of this method: a result or an error, or `events` of a stream; nothing breaks the
+/// connection. What it says to `card` is put into its card.
 type Script = fn(method: &str) -> Option<Value>;
 
 /// What it was asked: the authorization and the call of each request.
@@ -80,9 +81,16 @@ async fn serve(stream: TcpStream, script: Script, kept: Asked, tell: Arc<Notify>
     let method = call["method"].as_str().unwrap().to_owned();
     kept.lock().unwrap().push((authorization, call));
     tell.notify_one();
-    let interface = json!({ "url": "x", "protocolBinding": "JSONRPC", "protocolVersion": "1.0" });
-    let answer = if card { Some(json!({ "supportedInterfaces": [interface] })) } else { script(&method) };
+    let answer = if card { Some(the_card(script)) } else { script(&method) };
     let Some(answer) = answer else { return };
+    if let Some(events) = answer["events"].as_array() {
+        // Without a length: it ends where the connection does.
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: hello\n\n";
+        let events = events.iter().map(|event| format!("data: {}\n\n", json!({ "id": 1, "result": event })));
+        let _ = stream.write_all(format!("{head}{}", events.collect::<String>()).as_bytes()).await;
+        return;
+    }
     let (status, location) = match answer["redirect"].as_str() {
         Some(to) => ("302 Found", format!("Location: {to}\r\n")),
         None => ("200 OK", String::new()),
@@ -91,6 +99,45 @@ async fn serve(stream: TcpStream, script: Script, kept: Asked, tell: Arc<Notify>
     let head =
         format!("HTTP/1.1 {status}\r\n{location}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+}
+
+fn the_card(script: Script) -> Value {
+    let interface = json!({ "url": "x", "protocolBinding": "JSONRPC", "protocolVersion": "1.0" });
+    let mut card = json!({ "supportedInterfaces": [interface] });
+    if let Some(capabilities) = script("card").and_then(|said| said.get("capabilities").cloned()) {
+        card["capabilities"] = capabilities;
+    }
+    card
+}
+
+fn streaming() -> Value {
+    json!({ "capabilities": { "streaming": true } })
+}
+
+fn task(state: &str) -> Value {
+    json!({ "id": "t-1", "status": { "state": format!("TASK_STATE_{state}") } })
+}
+
+fn piece(text: &str, append: bool) -> Value {
+    let artifact = json!({ "artifactId": "a", "parts": [{ "text": text }] });
+    json!({ "artifactUpdate": { "taskId": "t-1", "append": append, "artifact": artifact } })
+}
+
+fn over() -> Value {
+    json!({ "statusUpdate": { "taskId": "t-1", "status": { "state": "TASK_STATE_COMPLETED" } } })
+}
+
+/// A script: all that is asked for is a stream.
+pub fn good_morning(method: &str) -> Option<Value> {
+    Some(match method {
+        "card" => streaming(),
+        "SendStreamingMessage" => {
+            let events =
+                [json!({ "task": task("WORKING") }), piece("good", false), piece(" morning", true), over()];
+            json!({ "events": events })
+        }
+        other => panic!("asked for {other}"),
+    })
 }
 
 fn working() -> Value {
@@ -173,6 +220,119 @@ async fn what_would_be_overheard_or_makes_no_sense_is_refused_before_anything_is
     let chosen = [&HI[..], &["--agent", "coder"]].concat();
     let out = host("https://bob.example.com/a2a/v1", &json!({})).run(&chosen).await.exits(2).json();
     assert_eq!(out["error"]["code"], "usage");
+}
+
+#[tokio::test]
+async fn the_pieces_of_a_stream_are_the_reply() {
+    let agent = Agent::start(good_morning).await;
+    let out = host(&agent.url, &json!({})).run(&HI).await.ok().json();
+    assert_eq!((&out["reply"]["text"], &out["state"]), (&json!("good morning"), &json!("replied")));
+}
+
+/// What was heard before counts no more than what the agent says when it is asked.
+#[tokio::test]
+async fn a_stream_that_breaks_is_taken_up_again() {
+    let agent = Agent::start(|method| {
+        Some(match method {
+            "card" => streaming(),
+            "SendStreamingMessage" => {
+                json!({ "events": [{ "task": task("SUBMITTED") }, piece("good", false)] })
+            }
+            "GetTask" => json!({ "result": task("WORKING") }),
+            "SubscribeToTask" => {
+                json!({ "events": [{ "task": task("WORKING") }, piece("good evening", false), over()] })
+            }
+            other => panic!("asked for {other}"),
+        })
+    })
+    .await;
+    let out = host(&agent.url, &json!({})).run(&HI).await.ok().json();
+    assert_eq!(out["reply"]["text"], "good evening");
+    let asked = |method| agent.asked(method).len();
+    assert_eq!([asked("SendStreamingMessage"), asked("GetTask"), asked("SubscribeToTask")], [1; 3]);
+}
+
+#[tokio::test]
+async fn who_streams_less_than_his_card_says_is_asked_instead() {
+    for refused in ["SendStreamingMessage", "SubscribeToTask"] {
+        let script: Script = if refused == "SubscribeToTask" {
+            |method| match method {
+                "card" => Some(streaming()),
+                "SendStreamingMessage" => Some(json!({ "events": [{ "task": task("WORKING") }] })),
+                "SubscribeToTask" => {
+                    Some(json!({ "error": { "code": -32601, "message": "no such method" } }))
+                }
+                _ => Some(json!({ "result": task("WORKING") })),
+            }
+        } else {
+            |method| match method {
+                "card" => Some(streaming()),
+                "SendMessage" => Some(working()),
+                "SendStreamingMessage" => {
+                    Some(json!({ "error": { "code": -32004, "message": "not offered" } }))
+                }
+                _ => Some(json!({ "result": task("WORKING") })),
+            }
+        };
+        let agent = Agent::start(script).await;
+        let late =
+            host(&agent.url, &json!({})).run(&[&HI[..6], &["--timeout=2s"]].concat()).await.exits(3).json();
+        assert_eq!(
+            (&late["state"], &late["error"]["code"]),
+            (&json!("accepted"), &json!("no-reply-in-time"))
+        );
+        assert_eq!(agent.asked(refused).len(), 1, "{refused}");
+        assert!(agent.asked("GetTask").len() >= 2, "{refused}");
+    }
+}
+
+/// The bounds of a stream: an event of more than 4 MiB is not collected, and a task that was lost so is asked for.
+#[tokio::test]
+async fn a_stream_that_never_ends_is_left() {
+    let agent = Agent::start(|method| {
+        Some(match method {
+            "card" => streaming(),
+            "SendStreamingMessage" => {
+                json!({ "events": [{ "task": task("WORKING") }, piece(&"x".repeat(5 << 20), false), over()] })
+            }
+            "GetTask" => {
+                let mut done = task("COMPLETED");
+                done["artifacts"] = json!([{ "artifactId": "a", "parts": [{ "text": "in short" }] }]);
+                json!({ "result": done })
+            }
+            other => panic!("asked for {other}"),
+        })
+    })
+    .await;
+    let out = host(&agent.url, &json!({})).run(&HI).await.ok().json();
+    assert_eq!(out["reply"]["text"], "in short");
+}
+
+/// A stream that breaks before its first event is an answer that was lost.
+#[tokio::test]
+async fn a_stream_without_a_word_leaves_open_whether_the_message_came() {
+    let agent = Agent::start(|method| match method {
+        "card" => Some(streaming()),
+        _ => Some(json!({ "events": [] })),
+    })
+    .await;
+    let lost = host(&agent.url, &json!({})).run(&HI).await.exits(3).json();
+    assert_eq!((&lost["state"], &lost["error"]["code"]), (&json!("unknown"), &json!("delivery-unknown")));
+    assert_eq!(agent.asked("SendMessage").len(), 0, "nothing is sent again");
+}
+
+/// That `wait` reached the agent, and its task goes on, is not that it is away.
+#[tokio::test]
+async fn wait_says_of_a_task_that_goes_on_that_it_does() {
+    let agent = Agent::start(|method| {
+        Some(if method == "SendMessage" { working() } else { json!({ "result": task("WORKING") }) })
+    })
+    .await;
+    let host = host(&agent.url, &json!({}));
+    let id =
+        host.run(&[&HI[..6], &["--no-wait"]].concat()).await.ok().json()["id"].as_str().unwrap().to_owned();
+    let late = host.run(&["--json", "wait", &id, "--timeout", "1s"]).await.exits(3).json();
+    assert_eq!(late["error"]["code"], "no-reply-in-time");
 }
 
 /// Both ends are ours: what a peer says over A2A is a run of `serve` like any other, and `wait` finds it.

@@ -84,6 +84,7 @@ async fn every_variable_and_key_of_the_table_is_really_read() {
         ("limits.peer-per-hour", "17"),
         ("limits.total-per-hour", "17"),
         ("limits.thread-per-day", "17"),
+        ("limits.unreachable-per-hour", "17"),
         ("limits.repeat-window", "17s"),
         ("json", "true"),
         ("no-color", "true"),

@@ -1,11 +1,15 @@
 //! Who may come in at `serve`, what they may do, and the owner's hand on it: the binary on both ends.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use agent_mesh_testkit::FakeGateway;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 
 use crate::support::{Host, Out, Serve, mode, signal, strict};
 
@@ -304,4 +308,47 @@ async fn the_inbox_is_the_owners_alone() {
         "a peer's token is no owner's"
     );
     assert_eq!(serve.end().await, Some(0));
+}
+
+/// The idle sockets of many: as many as issue 6 names, or as this process may have.
+const IDLE: u64 = 10_000;
+/// Of each address; it may have 64 that have not said who they are.
+const EACH: u64 = 50;
+
+/// So many sockets as the limit of this process leaves room for, beside what other tests have open.
+fn room_for_sockets() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let most = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    most.map_or(IDLE, |most| most.saturating_sub(1_000).min(IDLE))
+}
+
+async fn idle_socket(address: String, number: u64) -> (Instant, TcpStream) {
+    let [.., high, low] = (number / EACH).to_be_bytes();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 1, high, low), 0).into()).unwrap();
+    (Instant::now(), socket.connect(address.parse().unwrap()).await.unwrap())
+}
+
+#[tokio::test]
+async fn ten_thousand_idle_sockets_keep_nobody_out() {
+    let (_bobs, serve, alices) = team("[default]\nmode = \"allow\"\n").await;
+    let mut coming = JoinSet::new();
+    let mut idle = Vec::new();
+    for number in 0..room_for_sockets() {
+        coming.spawn(idle_socket(serve.address.clone(), number));
+        if coming.len() == 200 {
+            idle.extend(coming.join_next().await.unwrap());
+        }
+    }
+    idle.extend(coming.join_all().await);
+    let sent = send(&alices, &[]).await.ok().json();
+    assert_eq!(sent["state"], "replied", "{sent}");
+    // Who says nothing for ten seconds is sent away, and nobody before that.
+    let ended = |socket: &TcpStream| matches!(socket.try_read(&mut [0]), Ok(0));
+    let early =
+        idle.iter().filter(|(since, socket)| ended(socket) && since.elapsed() < Duration::from_secs(9));
+    assert_eq!(early.count(), 0, "of {}", idle.len());
+    drop(idle);
+    send(&alices, &["--thread", "afterwards"]).await.ok();
 }

@@ -61,6 +61,32 @@ async fn a_chain_ends_after_four_hops_and_does_not_come_back() {
     assert!(bob.requests("agent")[0]["message"].as_str().unwrap().contains("hops=5"));
 }
 
+/// A model that tries a dead teammate again and again is stopped, too, and a message that leaves begins the count anew.
+#[tokio::test]
+async fn an_agent_that_tries_in_vain_is_told_to_stop() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    host.write(host.config("config.toml"), "[limits]\nunreachable-per-hour = 2");
+    let agent = async |text: &str| host.call(&say(text, &[])).env(AGENT.0, AGENT.1).run().await;
+    for text in ["one", "two"] {
+        assert_eq!(agent(text).await.exits(6).json()["error"]["code"], "unreachable");
+    }
+    let error = refused(agent("three").await, "limit");
+    assert!(error["message"].as_str().unwrap().contains("2 tries in an hour to reach one teammate in vain"));
+    assert!(error["hint"].as_str().unwrap().contains("ask your owner"), "{error}");
+    let limits = host.run(&["--json", "limits"]).await.ok().json();
+    assert_eq!(limits["limits"]["agent"]["unreachablePerHour"], 2);
+    let tried = json!({ "peer": "bob", "lastHour": 0, "threadLastDay": 0, "unreachableLastHour": 2 });
+    assert_eq!(limits["usage"]["agent"]["peers"], json!([tried]));
+    host.run(&["limits", "reset", "--peer", "bob"]).await.ok();
+    assert_eq!(host.run(&["--json", "limits"]).await.ok().json()["usage"]["agent"]["peers"], json!([]));
+    agent("four").await.exits(6);
+    let bob = FakeGateway::start(strict()).await;
+    host.registry(&json!([{ "name": "Bob", "emailPrefix": "bob", "url": bob.url() }]));
+    agent("five").await.ok();
+    let peers = host.run(&["--json", "limits"]).await.ok().json()["usage"]["agent"]["peers"].clone();
+    assert_eq!(peers, json!([{ "peer": "bob", "lastHour": 1, "threadLastDay": 1 }]));
+}
+
 #[tokio::test]
 async fn what_came_in_is_continued_by_its_id() {
     let host = Host::new();

@@ -260,6 +260,46 @@ async fn a_run_that_fails_is_told_to_the_owner_without_a_word_of_it() {
     );
 }
 
+/// What only waited has not begun, and was promised to its sender: it runs when the gateway is back, once. What had begun
+/// is not begun again.
+#[tokio::test]
+async fn a_run_that_only_waited_when_the_gateway_was_killed_runs_when_it_is_back() {
+    let host = Host::new();
+    host.write("serve.token", token("bob"));
+    let script = "cat >> ran; [ -e ready ] || exec sleep 5; echo done";
+    let agent =
+        ["--token-file", "serve.token", "--agent", "exec", "--no-frame", "--", "/bin/sh", "-c", script];
+    let mut serve = Serve::start(&host, &agent).await;
+    let address = serve.address.clone();
+    let alices = Host::with_bob(&serve.url());
+    let mut ids = Vec::new();
+    for message in ["first", "second", "third"] {
+        let sent = ["send", "--to", "bob", "--message", message, "--no-wait", "--no-header", "--json"];
+        ids.push(alices.run(&sent).await.ok().json()["id"].as_str().unwrap().to_owned());
+    }
+    let log = host.run(&["log", "--json"]).await.ok().json();
+    let states: Vec<_> = log["messages"].as_array().unwrap().iter().map(|row| &row["state"]).collect();
+    assert_eq!(states, ["accepted"; 3], "each was written down before its sender was told that it is taken");
+    while !host.path("ran").exists() {
+        tokio::task::yield_now().await;
+    }
+    serve.child.kill().await.unwrap();
+
+    host.write("ready", "");
+    let serve = Serve::start_on(&host, &address, &agent).await;
+    let wait = async |id: &str| alices.run(&["wait", id, "--timeout", "30s", "--json"]).await;
+    let first = wait(&ids[0]).await.exits(1).json();
+    assert!(first["error"]["message"].as_str().unwrap().contains("the gateway ended before it"), "{first}");
+    for id in &ids[1..] {
+        assert_eq!(wait(id).await.ok().json()["reply"]["text"], "done");
+    }
+    assert_eq!(std::fs::read_to_string(host.path("ran")).unwrap(), "firstsecondthird");
+    let log = host.run(&["log", "--json"]).await.ok().json();
+    let states: Vec<_> = log["messages"].as_array().unwrap().iter().map(|row| &row["state"]).collect();
+    assert_eq!(states, ["failed", "replied", "replied"]);
+    drop(serve);
+}
+
 /// SIGKILL leaves nobody who could write an end down: the next one does.
 #[tokio::test]
 async fn a_run_that_the_gateway_was_killed_in_ends_when_it_is_back() {

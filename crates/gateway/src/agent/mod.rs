@@ -43,6 +43,17 @@ pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<String, AgentFailu
 pub trait Agent: Send + Sync + 'static {
     /// Answers one message: the whole text at the end, and its pieces on the way for those who watch.
     fn reply(&self, turn: Turn, deltas: Deltas) -> ReplyFuture<'_>;
+
+    /// Whether it finds out what became of a turn that this gateway was killed in. Else such a turn has failed.
+    fn can_resume(&self) -> bool {
+        false
+    }
+
+    /// Brings a turn to its end that may have begun at this time, in milliseconds since the epoch, under an earlier process
+    /// of this gateway; without a second turn.
+    fn resume(&self, _turn: Turn, _began_at: i64, _deltas: Deltas) -> ReplyFuture<'_> {
+        Box::pin(async { Err(AgentFailure::failed("the gateway ended before it")) })
+    }
 }
 
 /// One message to an agent.

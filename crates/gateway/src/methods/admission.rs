@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use openclaw_protocol::ErrorShape;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -17,10 +18,11 @@ use crate::lane;
 use crate::outcome::{Done, Outcome};
 use crate::policy::{Mode, Rules};
 use crate::principal::Member;
-use crate::runs::{Admission, HeldRun, Job, Origin, Run, Runs};
+use crate::runs::{Admission, HeldRun, Job, Origin, Run, Runs, Stage};
 use crate::sessions::Past;
 use crate::shared::{Shared, lock, now_ms};
 use crate::shares::Who;
+use crate::taking::{Keeping, Taking};
 
 /// After a peer has too many runs at a time, one of them may be over so soon.
 const SOON_MS: u64 = 1000;
@@ -37,11 +39,11 @@ pub(super) enum Start {
 
 /// Queues a job and acknowledges it; or finds the run that had its key before, and never runs that again. `before` is the
 /// session that it would have been in before its sender had a name here.
-pub(super) fn admit(call: &Call<'_>, job: Job, before: Option<String>) -> Result<Start, ErrorShape> {
+pub(super) fn admit(call: &Call<'_>, mut job: Job, before: Option<String>) -> Result<Start, ErrorShape> {
     let run = Arc::clone(&job.run);
     let earlier = call.conn.earlier_who().zip(before).map(|(who, session)| run.before(who, session));
     let now = Instant::now();
-    // Held to the end: a run cannot end in between, and the acknowledgement is queued before its lane can answer.
+    // Held to the end: a run cannot end in between.
     let mut runs = lock(&call.shared.runs);
     for run in [Some(&*run), earlier.as_ref()].into_iter().flatten() {
         if let Some(known) = runs.known(run, now) {
@@ -58,13 +60,29 @@ pub(super) fn admit(call: &Call<'_>, job: Job, before: Option<String>) -> Result
     if is_held {
         return hold(call, runs, job);
     }
+    // Whether it begins at once is known before it is written down: what only waits runs after a crash, what has begun
+    // never again.
+    let slot = if runs.is_idle(&run.session) { call.shared.slots.try_take(&run.who) } else { None };
+    let taking = taking(call, &job, slot.is_some());
+    let (mut name, mut waits) = (None, None);
+    if slot.is_some() {
+        (job.kept, job.stage) = (Keeping::Own(taking), Stage::Begins);
+    } else {
+        let (tell, told) = oneshot::channel();
+        job.kept = Keeping::Soon(told);
+        (name, waits) = (Some(tell), Some(taking));
+    }
     match runs.admit(job, now) {
         Admission::Queued { starts_lane } => {
             count(call.shared, &run.who);
-            reply(call.conn, &call.request.id, &Ok(acknowledgement(call.conn, &run)));
             drop(runs);
+            if let (Some(name), Some(taking)) = (name, waits) {
+                let shared = Arc::clone(call.shared);
+                // Nobody may wait for the name any more: the run can have been stopped.
+                call.shared.tasks.spawn(async move { drop(name.send(taking.down(&shared).await)) });
+            }
             if starts_lane {
-                start_lane(call.shared, run.session.clone());
+                start_lane(call.shared, run.session.clone(), slot);
             }
             Ok(Start::Taken)
         }
@@ -97,6 +115,16 @@ fn count(shared: &Shared, who: &Who) {
     }
 }
 
+fn taking(call: &Call<'_>, job: &Job, begins: bool) -> Box<Taking> {
+    Box::new(Taking {
+        written: job.written(&job.run.id, job.run.accepted_at),
+        begins,
+        conn: Arc::clone(call.conn),
+        request: call.request.id.clone().into_owned(),
+        acknowledgement: acknowledgement(call.conn, &job.run),
+    })
+}
+
 /// Holds a job until the owner's word. It is acknowledged when it is written down.
 fn hold(call: &Call<'_>, mut runs: MutexGuard<'_, Runs>, job: Job) -> Result<Start, ErrorShape> {
     let held = runs.reserve(Uuid::new_v4().to_string(), job, now_ms())?;
@@ -109,16 +137,20 @@ fn hold(call: &Call<'_>, mut runs: MutexGuard<'_, Runs>, job: Job) -> Result<Sta
     Ok(Start::Taken)
 }
 
-async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, held: HeldRun) {
+async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, mut held: HeldRun) {
     let kept = shared.config.ledger.hold(held.written()).await;
     let mut runs = lock(&shared.runs);
-    let Err(error) = kept else {
-        let mut ack = acknowledgement(conn, &held.job.run);
-        ack["held"] = json!(true);
-        // Under the lock: the owner cannot let it run before its sender is told that it is held.
-        reply(conn, request, &Ok(ack));
-        runs.hold(held);
-        return;
+    let error = match kept {
+        Err(error) => error,
+        Ok(name) => {
+            held.kept = name;
+            let mut ack = acknowledgement(conn, &held.job.run);
+            ack["held"] = json!(true);
+            // Under the lock: the owner cannot let it run before its sender is told that it is held.
+            reply(conn, request, &Ok(ack));
+            runs.hold(held);
+            return;
+        }
     };
     tracing::error!(%error, "a message that is to be held could not be kept");
     let mut job = runs.give_up(held);

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::{Answer, Call, inbox};
 use crate::lane;
-use crate::outcome::Outcome;
 use crate::runs::Run;
 use crate::sessions::Page;
 use crate::shared::{Shared, lock, now_ms};
@@ -83,7 +82,7 @@ pub(crate) fn abort_session(
     let mut ids: Vec<String> = current.into_iter().collect();
     for job in waiting {
         ids.push(job.run.id.clone());
-        lane::finish(shared, job, &Outcome::Aborted);
+        lane::stop_waiting(shared, job);
     }
     ids
 }

@@ -100,7 +100,7 @@ async fn settle(shared: &Arc<Shared>, held: HeldRun, decision: Decision) -> Answ
         let job = lock(&shared.runs).give_up(held);
         lane::finish(shared, job, &Outcome::Failed("rejected by its owner".to_owned()));
     } else if lock(&shared.runs).let_in(held) {
-        start_lane(shared, run.session.clone());
+        start_lane(shared, run.session.clone(), None);
     }
     Ok(answer)
 }

@@ -242,7 +242,7 @@ fn beginning(text: &str) -> &str {
     text.char_indices().nth(MAX_WORDS).map_or(text, |(end, _)| &text[..end])
 }
 
-fn reply(conn: &Conn, id: &str, answer: &Answer) {
+pub(crate) fn reply(conn: &Conn, id: &str, answer: &Answer) {
     let text = encode_response(id, answer.as_ref().ok(), answer.as_ref().err());
     match text {
         Ok(text) => conn.outbox.answer(text),

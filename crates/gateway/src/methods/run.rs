@@ -19,9 +19,10 @@ use crate::conn::Conn;
 use crate::denial::{self, Rule};
 use crate::keys::AGENT_ID;
 use crate::outcome::{Done, Outcome};
-use crate::runs::{Job, Origin, Run, provenance_texts};
+use crate::runs::{Job, Origin, Run, Stage, provenance_texts};
 use crate::secret::sha256;
 use crate::shared::{Shared, lock, now_ms};
+use crate::taking::Keeping;
 
 /// `agent.wait` without a limit waits so long.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -149,6 +150,8 @@ fn job(
         client: shown,
         timeout: None,
         reply_to: None,
+        kept: Keeping::default(),
+        stage: Stage::Waits,
     })
 }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
 
-use super::{Job, Origin, Run, Runs, restarting};
+use super::{Job, Origin, Run, Runs, Stage, restarting};
 use crate::agent::Sender;
-use crate::ledger::Held;
+use crate::ledger::{Held, Unfinished};
+use crate::memory::OWNER;
 use crate::principal::{Member, Principal};
 use crate::secret::sha256;
 use crate::shares::Who;
+use crate::taking::Keeping;
 
 /// A run that waits for the owner's word.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct HeldRun {
     /// Its name for the owner.
     pub(crate) id: String,
     pub(crate) job: Job,
+    /// Under which name its run is written down once it is let in.
+    pub(crate) kept: Option<String>,
     /// Since when, milliseconds since the epoch.
     pub(crate) since: i64,
     /// Its place among those that are held.
@@ -30,7 +34,7 @@ impl Runs {
     pub(crate) fn reserve(&mut self, id: String, job: Job, since: i64) -> Result<HeldRun, ErrorShape> {
         self.make_known(&job)?;
         self.arrivals += 1;
-        Ok(HeldRun { id, job, since, number: self.arrivals })
+        Ok(HeldRun { id, job, kept: None, since, number: self.arrivals })
     }
 
     /// Holds a run that was reserved. Two that came together may be written down in another order than they came.
@@ -41,12 +45,25 @@ impl Runs {
 
     /// Holds a run that was held before a restart, whether there is room or not.
     pub(crate) fn hold_again(&mut self, held: Held) {
-        let (id, since) = (held.id.clone(), held.since);
+        let (id, kept, since) = (held.id.clone(), held.kept.clone(), held.since);
         let job = Job::from(held);
+        self.know_again(&job);
+        self.arrivals += 1;
+        self.held.push(HeldRun { id, job, kept, since, number: self.arrivals });
+    }
+
+    /// Puts a run back into its lane that was there before a restart, whether there is room or not.
+    pub(crate) fn take_up(&mut self, unfinished: Unfinished) {
+        let kept = Keeping::Done(unfinished.run.kept.clone());
+        let stage = unfinished.began_at.map_or(Stage::Waits, Stage::Began);
+        let job = Job { kept, stage, ..Job::from(unfinished.run) };
+        self.know_again(&job);
+        self.enqueue(job);
+    }
+
+    fn know_again(&mut self, job: &Job) {
         self.table.insert(job.run.place(), Arc::clone(&job.run));
         self.queued.add(&job.run.who, job.size());
-        self.arrivals += 1;
-        self.held.push(HeldRun { id, job, since, number: self.arrivals });
     }
 
     /// Those that are held, oldest first.
@@ -73,7 +90,7 @@ impl Runs {
 
     /// Lets a held run into its lane; says whether that has to be started.
     pub(crate) fn let_in(&mut self, held: HeldRun) -> bool {
-        self.enqueue(held.job)
+        self.enqueue(Job { kept: Keeping::Done(held.kept), ..held.job })
     }
 
     /// Whether new runs are taken.
@@ -85,56 +102,34 @@ impl Runs {
 impl HeldRun {
     /// As the ledger keeps it.
     pub(crate) fn written(&self) -> Held {
-        let (job, run) = (&self.job, &self.job.run);
-        let member = job.sender.principal.peer();
-        Held {
-            id: self.id.clone(),
-            run_id: run.id.clone(),
-            is_chat: run.origin == Origin::Chat,
-            session: run.session.clone(),
-            peer: job.sender.principal.key().to_owned(),
-            name: member.map(|member| member.name.clone()).unwrap_or_default(),
-            device_id: job.sender.device_id.clone(),
-            client: job.client.clone(),
-            provenance: job.provenance.clone(),
-            message: job.message.clone(),
-            timeout_ms: job.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-            since: self.since,
-        }
+        self.job.written(&self.id, self.since)
     }
 }
 
 impl From<Held> for Job {
     /// Nobody waits for its second answer any more: whoever sent it asks for its run.
     fn from(held: Held) -> Self {
-        let member = Member {
-            key: held.peer.clone(),
-            name: held.name,
-            device_id: held.device_id.clone(),
-            ..Member::default()
+        let (principal, who) = match &*held.peer {
+            OWNER => (Principal::Owner, Who::Owner(held.device_id.clone())),
+            key => {
+                let (key, device_id) = (key.to_owned(), held.device_id.clone());
+                let member = Member { key, name: held.name, device_id, ..Member::default() };
+                (Principal::Peer(Arc::new(member)), Who::Peer(held.peer))
+            }
         };
         let origin = if held.is_chat { Origin::Chat } else { Origin::Agent };
         let digest = sha256(held.message.as_bytes());
         let display_name = held.client["displayName"].as_str().map(str::to_owned);
         Self {
-            run: Arc::new(Run::new(
-                held.run_id,
-                origin,
-                held.session,
-                Who::Peer(held.peer),
-                digest,
-                held.since,
-            )),
+            run: Arc::new(Run::new(held.run_id, origin, held.session, who, digest, held.since)),
             message: held.message,
             provenance: held.provenance,
-            sender: Sender {
-                principal: Principal::Peer(Arc::new(member)),
-                device_id: held.device_id,
-                display_name,
-            },
+            sender: Sender { principal, device_id: held.device_id, display_name },
             client: held.client,
             timeout: held.timeout_ms.map(Duration::from_millis),
             reply_to: None,
+            kept: Keeping::default(),
+            stage: Stage::Waits,
         }
     }
 }

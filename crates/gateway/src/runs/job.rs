@@ -11,9 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Place;
 use crate::agent::Sender;
+use crate::ledger::Held;
+use crate::memory::OWNER;
 use crate::outbox::Outbox;
 use crate::outcome::Done;
 use crate::shares::Who;
+use crate::taking::Keeping;
 
 /// Through which method a run was started. A key is known per method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,9 +112,44 @@ pub(crate) struct Job {
     pub(crate) timeout: Option<Duration>,
     /// Who gets the second answer, under which request id.
     pub(crate) reply_to: Option<(Arc<Outbox>, String)>,
+    /// Whether it is written down.
+    pub(crate) kept: Keeping,
+    /// How far it was when it was.
+    pub(crate) stage: Stage,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits. That it begins has to be written down first.
+    Waits,
+    /// It begins.
+    Begins,
+    /// It began at this time, in milliseconds since the epoch, under an earlier process of this gateway.
+    Began(i64),
 }
 
 impl Job {
+    /// As the ledger keeps it, under this name for the owner.
+    pub(crate) fn written(&self, id: &str, since: i64) -> Held {
+        let run = &self.run;
+        Held {
+            id: id.to_owned(),
+            kept: None,
+            run_id: run.id.clone(),
+            is_chat: run.origin == Origin::Chat,
+            session: run.session.clone(),
+            peer: self.sender.principal.key().to_owned(),
+            name: self.sender.principal.peer().map_or_else(|| OWNER.to_owned(), |member| member.name.clone()),
+            device_id: self.sender.device_id.clone(),
+            client: self.client.clone(),
+            provenance: self.provenance.clone(),
+            message: self.message.clone(),
+            timeout_ms: self.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+            since,
+        }
+    }
+
     /// What it holds while it waits, beside what is the same for every job.
     pub(super) fn size(&self) -> usize {
         self.message.len() + self.provenance.as_ref().map_or(0, provenance_size) + self.run.size()

@@ -17,7 +17,7 @@ mod job;
 
 pub(crate) use held::HeldRun;
 pub use job::Origin;
-pub(crate) use job::{Job, Run, provenance_size, provenance_texts};
+pub(crate) use job::{Job, Run, Stage, provenance_size, provenance_texts};
 
 /// By what a run is found: the peer that it is of, the method that started it, its key.
 type Place = (Option<String>, Origin, String);
@@ -122,6 +122,11 @@ impl Runs {
         self.active.add(&job.run.who, 0);
         self.lanes.entry(job.run.session.clone()).or_default().queue.push_back(job);
         starts_lane
+    }
+
+    /// Whether nothing executes or waits in a session.
+    pub(crate) fn is_idle(&self, session: &str) -> bool {
+        !self.lanes.contains_key(session)
     }
 
     /// How many are not over.
@@ -294,6 +299,7 @@ mod tests {
     use super::*;
     use crate::agent::Sender;
     use crate::outcome::Outcome;
+    use crate::taking::Keeping;
 
     fn job(id: &str, session: &str) -> Job {
         job_of("alice", id, session)
@@ -309,6 +315,8 @@ mod tests {
             client: Value::Null,
             timeout: None,
             reply_to: None,
+            kept: Keeping::default(),
+            stage: Stage::Waits,
         }
     }
 

@@ -30,4 +30,5 @@ mod slash;
 #[allow(dead_code, reason = "a part of it is for the other suite")]
 #[path = "../it/support.rs"]
 mod support;
+mod unfinished;
 mod websocket;

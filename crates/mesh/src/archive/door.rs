@@ -3,10 +3,9 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
-use uuid::Uuid;
+use rusqlite::params;
 
-use super::row::{NewMessage, event, insert, now};
+use super::row::{NewMessage, Run, event, insert_received, now};
 use super::{Archive, ArchiveError};
 use crate::record::State;
 
@@ -25,8 +24,8 @@ pub enum Decision {
 const REJECTED: &str = "rejected by its owner";
 const WITHDRAWN: &str = "withdrawn by its sender";
 
-/// In SQL: a message that came to us has begun to run, whatever became of it.
-pub(super) const BEGAN: &str =
+/// In SQL: a message that came to us was let in, whatever became of it.
+pub(super) const LET_IN: &str =
     "state != 'held' AND coalesce(error, '') NOT IN ('rejected by its owner', 'withdrawn by its sender')";
 
 impl Archive {
@@ -44,7 +43,7 @@ impl Archive {
     }
 
     /// Keeps a message that waits for the owner's word, under a name of its own, with a document that it takes to run it.
-    /// It is on the disk when this returns.
+    /// Gives the message's id. It is on the disk when this returns.
     ///
     /// # Errors
     /// When it cannot be kept.
@@ -53,36 +52,33 @@ impl Archive {
         id: String,
         mut message: NewMessage,
         document: String,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<String, ArchiveError> {
         message.state = State::Held;
         self.ask(move |db| {
-            let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
-            if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
-                message.id = Uuid::now_v7().to_string();
-            }
-            insert(db, &message)?;
             let sender = message.peer.email_prefix.to_lowercase();
-            db.execute("UPDATE messages SET sender = ?2 WHERE id = ?1", [&message.id, &sender])?;
-            let sql =
-                "INSERT INTO held (id, message, document) SELECT ?1, seq, ?3 FROM messages WHERE id = ?2";
-            db.execute(sql, params![id, message.id, document]).map(drop)
+            let seq = insert_received(db, &mut message, &Run { sender, ..Run::default() })?;
+            let sql = "INSERT INTO held (id, message, document) VALUES (?1, ?2, ?3)";
+            db.execute(sql, params![id, seq, document])?;
+            Ok(message.id)
         })
         .await
     }
 
-    /// The documents of the messages that are held, oldest first.
+    /// The ids and documents of the messages that are held, oldest first.
     ///
     /// # Errors
     /// When the archive cannot be read.
-    pub async fn held(&self) -> Result<Vec<String>, ArchiveError> {
+    pub async fn held(&self) -> Result<Vec<(String, String)>, ArchiveError> {
         self.read(|db| {
-            let mut statement = db.prepare("SELECT document FROM held ORDER BY message")?;
-            statement.query_map([], |row| row.get(0))?.collect()
+            let sql =
+                "SELECT messages.id, document FROM held JOIN messages ON seq = message ORDER BY message";
+            let mut statement = db.prepare(sql)?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })
         .await
     }
 
-    /// A message is held no more. It is on the disk when this returns.
+    /// A message is held no more; one that is approved is a run that waits. It is on the disk when this returns.
     ///
     /// # Errors
     /// When it is not held, or that cannot be written.
@@ -94,11 +90,13 @@ impl Archive {
         };
         self.ask(move |db| {
             let at = now();
-            let taken = "DELETE FROM held WHERE id = ?1 RETURNING message";
-            let seq: i64 = db.query_row(taken, [id], |row| row.get(0))?;
+            let taken = "DELETE FROM held WHERE id = ?1 RETURNING message, document";
+            let (seq, document): (i64, String) =
+                db.query_row(taken, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let over = (state == State::Failed).then_some(at);
-            let sql = "UPDATE messages SET state = ?2, finished_at = ?3, error = ?4 WHERE seq = ?1";
-            db.execute(sql, params![seq, state.name(), over, why])?;
+            let run = why.is_none().then_some(document);
+            let sql = "UPDATE messages SET state = ?2, finished_at = ?3, error = ?4, run = ?5 WHERE seq = ?1";
+            db.execute(sql, params![seq, state.name(), over, why, run])?;
             event(db, seq, at, if why.is_none() { "approved" } else { state.name() }, why)
         })
         .await
@@ -126,17 +124,6 @@ impl Archive {
         })
         .await
     }
-}
-
-/// The id of a message that was held and let in, and begins to run now.
-pub(super) fn let_in(db: &Connection, message: &NewMessage) -> Result<Option<String>, rusqlite::Error> {
-    let sql = "SELECT id FROM messages INDEXED BY messages_by_state
-        WHERE state = 'accepted' AND direction = 'in' AND run_id = ?1 AND peer = ?2 AND session = ?3
-            AND EXISTS (SELECT 1 FROM events WHERE message = seq AND step = 'approved')
-        ORDER BY seq LIMIT 1";
-    let peer = message.peer.email_prefix.to_lowercase();
-    let mut statement = db.prepare_cached(sql)?;
-    statement.query_row(params![message.run_id, peer, message.session], |row| row.get(0)).optional()
 }
 
 #[cfg(test)]
@@ -178,7 +165,8 @@ mod tests {
             assert_eq!(state(&archive, id).await, (State::Held, None));
         }
         assert!(archive.received(None, 9, 9999).await.unwrap().is_empty(), "none of them was said yet");
-        assert_eq!(archive.held().await.unwrap(), ["document id-1", "document id-2", "document id-3"]);
+        let held = ["id-1", "id-2", "id-3"].map(|id| (id.to_owned(), format!("document {id}")));
+        assert_eq!(archive.held().await.unwrap(), held);
         archive.decide("ID-2".into(), Decision::Rejected).await.unwrap();
         archive.decide("ID-3".into(), Decision::Withdrawn).await.unwrap();
         archive.decide("ID-1".into(), Decision::Approved).await.unwrap();
@@ -187,24 +175,26 @@ mod tests {
         assert_eq!(state(&archive, "id-2").await, (State::Failed, Some("rejected by its owner".into())));
         assert_eq!(state(&archive, "id-3").await, (State::Failed, Some("withdrawn by its sender".into())));
 
-        assert_eq!(archive.receive(received("id-1", "alice"), "alice").await.unwrap(), "id-1");
         assert_eq!(state(&archive, "id-1").await, (State::Accepted, None));
+        let waits = archive.unfinished().await.unwrap();
+        assert_eq!(
+            (waits[0].stored.record.id.as_str(), waits[0].document.as_str()),
+            ("id-1", "document id-1")
+        );
+        assert!(archive.received(None, 9, 9999).await.unwrap().is_empty(), "it waits");
+        archive.begin_run("id-1").await.unwrap();
         let done = Step::Finished { state: State::Replied, reply: Some("hi".into()), error: None };
         archive.note(None, "id-1", done).await.unwrap();
-        assert_ne!(
-            archive.receive(received("id-1", "alice"), "alice").await.unwrap(),
-            "id-1",
-            "that life is over"
-        );
+        assert!(archive.unfinished().await.unwrap().is_empty(), "that life is over");
         let said = archive.received(None, 9, 9999).await.unwrap();
-        assert_eq!(said.len(), 2, "what was turned down was never said");
+        assert_eq!(said.len(), 1, "what was turned down was never said");
     }
 
     #[tokio::test]
     async fn what_came_is_counted_by_peer_from_a_time_on() {
         let (_folder, archive) = archive();
         for (id, peer) in [("id-1", "alice"), ("id-2", "alice"), ("id-3", "bob")] {
-            archive.receive(received(id, peer), peer).await.unwrap();
+            archive.accept_run(received(id, peer), peer, String::new(), false).await.unwrap();
         }
         archive.hold("h".into(), received("id-4", "bob"), String::new()).await.unwrap();
         let counted = archive.received_since(0).await.unwrap();

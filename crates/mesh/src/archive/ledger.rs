@@ -1,5 +1,6 @@
 //! How much was said in the last day, and whether there may be more: counted and written in one transaction, so that of
-//! two processes that ask at once each sees what the other wrote. What certainly never left does not count.
+//! two processes that ask at once each sees what the other wrote. What certainly never left does not count, but for how
+//! often a peer was tried that cannot be reached.
 
 use std::time::Duration;
 
@@ -40,6 +41,14 @@ pub struct Said {
     pub last_hour: u32,
     /// Messages in its busiest conversation in the last day.
     pub thread_last_day: u32,
+    /// Tries to reach it in vain in the last hour, since something last left for it.
+    #[serde(skip_serializing_if = "is_none")]
+    pub unreachable_last_hour: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(tries: &u32) -> bool {
+    *tries == 0
 }
 
 /// How much one kind of speaker said.
@@ -64,6 +73,14 @@ pub struct Reset {
 /// That the message of a line in `said` left, or may have, or may still do so. One that was forgotten did.
 pub(super) const COUNTS: &str = "NOT EXISTS (SELECT 1 FROM messages WHERE id = said.message AND (state IN ('unreachable', 'skipped', \
     'expired', 'cancelled') OR (state = 'failed' AND sent_at IS NULL)))";
+
+/// That the message of a line in `said` did not leave because its peer could not be reached, and none left for it since.
+fn in_vain(speaker: &str, peer: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM messages WHERE id = said.message AND state = 'unreachable')
+            AND at > (SELECT coalesce(max(at), 0) FROM said WHERE speaker = {speaker} AND peer = {peer} AND {COUNTS})"
+    )
+}
 
 impl Archive {
     /// Begins a message's life, if there may be one more, as [`Archive::begin`] does; one that is refused leaves nothing
@@ -124,10 +141,23 @@ impl Archive {
                 GROUP BY peer ORDER BY sum(day) DESC, peer"
             );
             let said = |row: &Row<'_>| {
-                Ok(Said { peer: row.get(0)?, last_hour: row.get(1)?, thread_last_day: row.get(2)? })
+                let (last_hour, thread_last_day) = (row.get(1)?, row.get(2)?);
+                Ok(Said { peer: row.get(0)?, last_hour, thread_last_day, unreachable_last_hour: 0 })
             };
             let values = params![speaker.name(), before(hour), before(day)];
-            let peers = db.prepare(&peers)?.query_map(values, said)?.collect::<Result<_, _>>()?;
+            let mut peers: Vec<Said> =
+                db.prepare(&peers)?.query_map(values, said)?.collect::<Result<_, _>>()?;
+            for (peer, tries) in tries(db, speaker)? {
+                match peers.iter_mut().find(|said| said.peer == peer) {
+                    Some(said) => said.unreachable_last_hour = tries,
+                    None => peers.push(Said {
+                        peer,
+                        last_hour: 0,
+                        thread_last_day: 0,
+                        unreachable_last_hour: tries,
+                    }),
+                }
+            }
             Ok(Tally { total_last_hour, peers })
         })
         .await
@@ -173,6 +203,20 @@ impl Archive {
     }
 }
 
+/// How often each peer was tried in vain.
+fn tries(db: &Connection, speaker: Speaker) -> Result<Vec<(String, u32)>, rusqlite::Error> {
+    let sql = format!(
+        "SELECT peer, count(*) FROM (SELECT DISTINCT peer AS who FROM said WHERE speaker = ?1 AND at > ?2)
+            JOIN said ON peer = who WHERE speaker = ?1 AND {}
+            AND at > max(?2, (SELECT coalesce(max(at), 0) FROM resets WHERE resets.peer IS NULL OR resets.peer = who))
+        GROUP BY peer ORDER BY peer",
+        in_vain("?1", "who")
+    );
+    let values = params![speaker.name(), before(Measure::UnreachablePerHour.window())];
+    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    db.prepare(&sql)?.query_map(values, row)?.collect()
+}
+
 /// Begins a message's life, unless there may be none more.
 fn enter(
     db: &Connection,
@@ -216,8 +260,11 @@ impl<'a> Ledger<'a> {
         {
             return Ok(Some(refusal));
         }
-        let mut measures =
-            vec![(Measure::ThreadPerDay, rules.thread_per_day), (Measure::PeerPerHour, rules.peer_per_hour)];
+        let mut measures = vec![
+            (Measure::ThreadPerDay, rules.thread_per_day),
+            (Measure::PeerPerHour, rules.peer_per_hour),
+            (Measure::UnreachablePerHour, rules.unreachable_per_hour),
+        ];
         if !self.is_stood_for()? {
             measures.push((Measure::TotalPerHour, rules.total_per_hour));
         }
@@ -252,6 +299,9 @@ impl<'a> Ledger<'a> {
     /// window makes room. Which of them left is looked at only where it matters.
     fn exhausted(&self, measure: Measure, limit: u32) -> Result<Option<i64>, rusqlite::Error> {
         match self.nth_last(measure, limit, "1")? {
+            Some(_) if measure == Measure::UnreachablePerHour => {
+                self.nth_last(measure, limit, &in_vain("?1", "?4"))
+            }
             Some(_) => self.nth_last(measure, limit, COUNTS),
             None => Ok(None),
         }
@@ -261,7 +311,7 @@ impl<'a> Ledger<'a> {
         let Some(others) = nth.checked_sub(1) else { return Ok(Some(now())) };
         let (which, resets) = match measure {
             Measure::TotalPerHour => ("chorus = 0", "peer IS NULL"),
-            Measure::PeerPerHour => ("peer = ?4", "peer IS NULL OR peer = ?4"),
+            Measure::PeerPerHour | Measure::UnreachablePerHour => ("peer = ?4", "peer IS NULL OR peer = ?4"),
             Measure::ThreadPerDay => ("peer = ?4 AND session = ?5", "peer IS NULL OR peer = ?4"),
         };
         let sql = format!(
@@ -273,7 +323,7 @@ impl<'a> Ledger<'a> {
         let all = params![self.allowance.speaker.name(), since, others, self.peer, self.message.session];
         let named = match measure {
             Measure::TotalPerHour => 3,
-            Measure::PeerPerHour => 4,
+            Measure::PeerPerHour | Measure::UnreachablePerHour => 4,
             Measure::ThreadPerDay => 5,
         };
         self.db.prepare_cached(&sql)?.query_row(&all[..named], |row| row.get(0)).optional()
@@ -395,7 +445,10 @@ mod tests {
         }
         let tally = archive.tally(Speaker::Agent).await.unwrap();
         assert_eq!(tally.total_last_hour, 5);
-        assert_eq!(tally.peers[0], Said { peer: "bob".into(), last_hour: 3, thread_last_day: 2 });
+        assert_eq!(
+            tally.peers[0],
+            Said { peer: "bob".into(), last_hour: 3, thread_last_day: 2, unreachable_last_hour: 0 }
+        );
         archive.reset_limits(Some("Bob")).await.unwrap();
         assert_eq!(
             say(&archive, message("bob", "a", "x"), agent(rules)).await,

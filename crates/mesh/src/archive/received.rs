@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Params};
 
 use super::row::{COLUMNS, stored};
+use super::unfinished::BEGAN;
 use super::{Archive, ArchiveError, Stored, door};
 
 impl Archive {
@@ -50,8 +51,8 @@ fn newest(
     bytes: usize,
 ) -> Result<Vec<Stored>, rusqlite::Error> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM messages WHERE direction = 'in' AND {} {which} ORDER BY seq DESC",
-        door::BEGAN
+        "SELECT {COLUMNS} FROM messages WHERE direction = 'in' AND {BEGAN} AND {} {which} ORDER BY seq DESC",
+        door::LET_IN
     );
     let mut statement = db.prepare(&sql)?;
     let mut found = Vec::new();

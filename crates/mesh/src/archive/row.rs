@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::ledger::COUNTS;
-use super::{Archive, ArchiveError, Committed, Survives, door, search};
+use super::{Archive, ArchiveError, Committed, Survives, search};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
 
@@ -201,38 +201,14 @@ impl Archive {
         self.write_to(survives(&message), move |db| insert(db, &message)).await
     }
 
-    /// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the
-    /// senders' to choose. `sender` is who proved to have sent it, whatever the message says. One that was held goes on
-    /// with the life it has. Gives the id; it survives our own crash when this returns.
-    ///
-    /// # Errors
-    /// When it cannot be kept.
-    pub async fn receive(&self, mut message: NewMessage, sender: &str) -> Result<String, ArchiveError> {
-        let sender = sender.to_owned();
-        // Its run would not outlive the machine either; its sender looks for it, and has it still.
-        self.ask_to(Survives::Process, move |db| {
-            if let Some(id) = door::let_in(db, &message)? {
-                return Ok(id);
-            }
-            let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
-            if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
-                message.id = Uuid::now_v7().to_string();
-            }
-            insert(db, &message)?;
-            db.prepare_cached("UPDATE messages SET sender = ?2 WHERE id = ?1")?
-                .execute([&message.id, &sender])?;
-            Ok(message.id)
-        })
-        .await
-    }
-
-    /// Ends the life of what came to us before this time and was never answered: its gateway died in the middle of it.
-    /// For whoever is the only gateway of this archive.
+    /// Ends the life of what came to us before this time, was never answered, and is not among the runs that are not over:
+    /// its gateway died in the middle of it. For whoever is the only gateway of this archive.
     pub fn abandon_received(&self, before: Timestamp) -> Committed {
         self.write(move |db| {
             let at = now();
             let sql = "UPDATE messages SET state = 'failed', finished_at = ?2, error = 'the gateway ended before it'
-                WHERE state = 'accepted' AND direction = 'in' AND created_at < ?1 RETURNING seq";
+                WHERE state = 'accepted' AND direction = 'in' AND created_at < ?1
+                    AND run IS NULL RETURNING seq";
             let mut statement = db.prepare_cached(sql)?;
             let ended = statement.query_map([before.as_millisecond(), at], |row| row.get(0))?;
             for seq in ended.collect::<Result<Vec<i64>, _>>()? {
@@ -339,12 +315,41 @@ pub(super) fn survives(message: &NewMessage) -> Survives {
     if message.state == State::Sending { Survives::Process } else { Survives::Machine }
 }
 
+/// What belongs to a message that came to us, and is a run here.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// Who proved to have sent it, whatever the message says.
+    pub(super) sender: String,
+    /// What it takes to run it.
+    pub(super) document: Option<String>,
+    /// Since when it may have begun.
+    pub(super) began_at: Option<i64>,
+}
+
+/// Begins the life of a message that came to us, under its own id, or a fresh one if that is taken: ids are the senders'
+/// to choose.
+pub(super) fn insert_received(
+    db: &Connection,
+    message: &mut NewMessage,
+    run: &Run,
+) -> Result<i64, rusqlite::Error> {
+    let taken = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
+    if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
+        message.id = Uuid::now_v7().to_string();
+    }
+    insert_as(db, message, Some(run))
+}
+
 pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> {
+    insert_as(db, message, None).map(drop)
+}
+
+fn insert_as(db: &Connection, message: &NewMessage, run: Option<&Run>) -> Result<i64, rusqlite::Error> {
     let at = now();
     db.prepare_cached(
         "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,
-            created_at, accepted_at, expires_at, next_try_at, claimed_from)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+            created_at, accepted_at, expires_at, next_try_at, claimed_from, sender, run, began_at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
     )?
     .execute(params![
         message.id,
@@ -364,10 +369,14 @@ pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqli
         message.expires_at.map(Timestamp::as_millisecond),
         message.expires_at.map(|_| at),
         message.claimed_from,
+        run.map(|run| &run.sender),
+        run.and_then(|run| run.document.as_ref()),
+        run.and_then(|run| run.began_at),
     ])?;
     let seq = db.last_insert_rowid();
     index(db, seq, &message.text, None)?;
-    event(db, seq, at, message.state.name(), None)
+    event(db, seq, at, message.state.name(), None)?;
+    Ok(seq)
 }
 
 /// As if the attempt had not left: it certainly started nothing.
@@ -430,7 +439,9 @@ pub(super) fn apply(
         Step::Lost(how) => event(db, seq, at, "lost", Some(how)),
         Step::Finished { state, reply, error } => {
             update(
-                "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, error = ?5,
+                "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, run = NULL,
+                    error = CASE WHEN ?5 IS NULL AND run IS NOT NULL AND began_at IS NULL
+                        THEN 'stopped before it began' ELSE ?5 END,
                     next_try_at = NULL, lease_owner = NULL, lease_until = NULL WHERE seq = ?1",
                 &[&seq, &at, &state.name(), reply, error],
             )?;
@@ -516,7 +527,7 @@ pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
     })
 }
 
-fn timestamp(millis: i64) -> Timestamp {
+pub(super) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or_default()
 }
 

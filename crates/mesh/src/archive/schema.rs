@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{ArchiveError, classify};
 
 /// Each step takes the schema one version on. A step that was released is never changed.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     // 1: messages, their events, full-text search. Times are milliseconds since the epoch.
     "CREATE TABLE messages (
         seq INTEGER PRIMARY KEY,
@@ -83,6 +83,10 @@ const STEPS: [&str; 4] = [
         document TEXT NOT NULL
     ) STRICT;
     CREATE TABLE door (paused_at INTEGER NOT NULL) STRICT;",
+    // 5: the runs that came to us and are not over: all that it takes to run them but the message itself (none: it is no run,
+    // or over), and when they may have begun (none: they only wait, or waited).
+    "ALTER TABLE messages ADD COLUMN run TEXT;
+    ALTER TABLE messages ADD COLUMN began_at INTEGER;",
 ];
 
 /// Brings the schema up to date, all steps in one transaction.

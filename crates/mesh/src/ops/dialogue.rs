@@ -13,7 +13,7 @@ use crate::mesh::Mesh;
 use crate::own_gateway::OwnGateway;
 use crate::peer::SessionChoice;
 use crate::pool::Pool;
-use crate::progress::{Observer, Progress, Unobserved};
+use crate::progress::{Observer, Progress};
 use crate::quoted::framed;
 use crate::record::Record;
 use crate::registry::Agent;
@@ -34,6 +34,8 @@ pub struct DialogueRequest {
     pub thread: String,
     /// How long each answer may take.
     pub timeout: Duration,
+    /// An agent wants it, not our owner: ours is told so with the topic.
+    pub by_agent: bool,
 }
 
 /// Who spoke.
@@ -160,10 +162,11 @@ impl Talk<'_> {
     async fn ask_ours(&mut self, prompt: &str) -> Result<String, MeshError> {
         let deadline = Instant::now() + self.request.timeout;
         let session = format!("agent:main:mesh-dialogue:{}:{}", self.agent.email_prefix, self.request.thread);
-        // The first words are the owner's, and all later ones come from the other agent.
-        let provenance = (!self.turns.is_empty()).then(|| InputProvenance {
+        // The first words are the owner's, or of the agent that wants this; all later ones come from the other agent.
+        let is_first = self.turns.is_empty();
+        let provenance = (!is_first || self.request.by_agent).then(|| InputProvenance {
             kind: "inter_session".to_owned(),
-            source_session_key: Some(format!("mesh:{}", self.agent.email_prefix)),
+            source_session_key: (!is_first).then(|| format!("mesh:{}", self.agent.email_prefix)),
             source_channel: Some("agent-mesh".to_owned()),
             source_tool: Some("agent_mesh_dialogue".to_owned()),
         });
@@ -205,7 +208,8 @@ impl Talk<'_> {
         };
         let plan = plan(self.mesh, self.agent, &request)?.permitted()?;
         let deadline = Instant::now() + request.timeout;
-        let record = send_planned(self.mesh, plan, &request, deadline, self.pool, &mut Unobserved).await;
+        let mut beginning = Beginning(&mut *self.observer);
+        let record = send_planned(self.mesh, plan, &request, deadline, self.pool, &mut beginning).await;
         if let Some(turn) = self.turns.last_mut() {
             turn.id = Some(record.id.clone());
         }
@@ -215,6 +219,17 @@ impl Talk<'_> {
     fn said(&mut self, speaker: Speaker, text: &str, id: Option<String>) {
         self.observer.progress(Progress::Said { ours: speaker == Speaker::Ours, text });
         self.turns.push(Turn { speaker, text: text.to_owned(), id });
+    }
+}
+
+/// Passes on which message is under way, for whoever has to let go of it.
+struct Beginning<'a>(&'a mut dyn Observer);
+
+impl Observer for Beginning<'_> {
+    fn progress(&mut self, step: Progress<'_>) {
+        if let Progress::Begun { .. } = step {
+            self.0.progress(step);
+        }
     }
 }
 

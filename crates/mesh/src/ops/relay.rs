@@ -113,13 +113,18 @@ impl Relay {
     }
 
     /// Runs a turn to its end. The pieces of the reply go to `pieces` on the way. A turn whose future is dropped is
-    /// aborted.
+    /// aborted. One that may have left already, when another process of ours `began` it, is looked for first.
     ///
     /// # Errors
     /// See [`RelayError`].
-    pub async fn run(&self, turn: &Turn, pieces: &mpsc::Sender<String>) -> Result<Outcome, RelayError> {
+    pub async fn run(
+        &self,
+        turn: &Turn,
+        began: Option<Timestamp>,
+        pieces: &mpsc::Sender<String>,
+    ) -> Result<Outcome, RelayError> {
         let mut turn = turn.clone();
-        let mut attempt = None;
+        let mut attempt = began.map(|sent_at| Attempt { boot_id: None, sent_at });
         loop {
             let line = self.patiently(&turn, attempt.as_ref()).await?;
             let watch = Watch::new(&line.client, &turn);

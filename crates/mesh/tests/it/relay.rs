@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use agent_mesh_testkit::{Cut, FakeGateway, Fault, How, Reply, Script};
+use agent_mesh_testkit::{Cut, FakeGateway, Fault, Gate, How, Reply, Script};
 use agent_team_mesh::client::Secret;
 use agent_team_mesh::client::protocol::methods::agent::{InputProvenance, Outcome};
 use agent_team_mesh::ops::relay::{Relay, RelayError, Turn};
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -44,9 +45,17 @@ fn turn(run_id: &str, session: &str) -> Turn {
 }
 
 async fn run(relay: &Relay, turn: &Turn) -> (Result<Outcome, RelayError>, Vec<String>) {
+    run_again(relay, turn, None).await
+}
+
+async fn run_again(
+    relay: &Relay,
+    turn: &Turn,
+    began: Option<Timestamp>,
+) -> (Result<Outcome, RelayError>, Vec<String>) {
     let (pieces, mut written) = mpsc::channel(32);
     let mut all = Vec::new();
-    let result = relay.run(turn, &pieces).await;
+    let result = relay.run(turn, began, &pieces).await;
     while let Ok(piece) = written.try_recv() {
         all.push(piece);
     }
@@ -143,6 +152,46 @@ async fn a_run_that_a_killed_gateway_resumes_is_followed() {
     let ((result, _), ()) = tokio::join!(run(&relay, &turn), kill);
     assert_eq!(reply(result), "recovered");
     assert_eq!(gateway.requests("agent").len(), 1, "it is not sent again");
+}
+
+/// A process of ours was killed in the middle of the turn; the next one only knows that it began.
+#[tokio::test]
+async fn a_turn_of_a_process_that_is_no_more_is_followed_and_not_sent_again() {
+    for is_over in [false, true] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let script = Script::new().reply(move |_| Reply::text("the answer").when(&held));
+        let (team, relay, gateway) = relay(script).await;
+        let (turn, began) = (turn("run-1", "alice"), Timestamp::now());
+        let mesh = agent_team_mesh::Mesh::new(team.mesh.config().clone());
+        let next = Relay::new(mesh, "another".to_owned());
+        let first = run(&relay, &turn);
+        let second = async {
+            gateway.until(|gateway| gateway.ledger().total() == 1).await;
+            if is_over {
+                gate.open();
+                gateway.until(|gateway| gateway.history(&turn.session).len() == 2).await;
+            }
+            let follow = run_again(&next, &turn, Some(began));
+            let end = async {
+                gateway.until(|gateway| !gateway.requests("chat.history").is_empty()).await;
+                gate.open();
+            };
+            tokio::join!(follow, end).0
+        };
+        let (_, (result, _)) = tokio::join!(first, second);
+        assert_eq!(reply(result), "the answer");
+        assert_eq!(gateway.requests("agent").len(), 1);
+    }
+}
+
+/// It may have begun, and nothing shows whether it did.
+#[tokio::test]
+async fn a_turn_of_a_process_that_is_no_more_without_a_trace_is_not_begun_again() {
+    let (_team, relay, gateway) = relay(Script::new()).await;
+    let (result, _) = run_again(&relay, &turn("run-1", "alice"), Some(Timestamp::now())).await;
+    assert!(matches!(result, Err(RelayError::Unknown(_))), "{result:?}");
+    assert!(gateway.requests("agent").is_empty());
 }
 
 #[tokio::test]

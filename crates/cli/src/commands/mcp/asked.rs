@@ -92,6 +92,25 @@ pub struct Broadcast {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dialogue {
+    /// The teammate: e-mail prefix, name, nickname, or the beginning of one.
+    pub with: String,
+    /// What they are to talk about, with all that your owner's agent has to know: it has a session of its own for this.
+    pub topic: String,
+    /// How many messages both say together; 6 unless given.
+    #[schemars(range(min = 1, max = 40))]
+    pub turns: Option<i32>,
+    /// Whoever ends a message with this ends it.
+    pub stop_phrase: Option<String>,
+    /// The conversation to go on with; a new one unless given.
+    pub thread: Option<String>,
+    /// How long each answer may take; 60 unless given.
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: Option<i32>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Wait {
     /// The message's id, as mesh_send gave it.
     pub id: String,

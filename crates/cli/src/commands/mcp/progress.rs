@@ -24,6 +24,8 @@ pub struct Steps {
     wanted: bool,
     written: usize,
     told: usize,
+    said: u32,
+    under_way: Option<String>,
 }
 
 /// The other end, which notifies the client.
@@ -35,7 +37,7 @@ pub fn steps(context: &RequestContext<RoleServer>) -> (Steps, Teller) {
     let token = context.meta.get_progress_token();
     let wanted = token.is_some();
     let task = token.map(|token| tokio::spawn(notify(context.peer.clone(), token, heard)));
-    (Steps { tell, wanted, written: 0, told: 0 }, Teller(task))
+    (Steps { tell, wanted, written: 0, told: 0, said: 0, under_way: None }, Teller(task))
 }
 
 impl Teller {
@@ -76,6 +78,11 @@ async fn notify(peer: Peer<RoleServer>, token: ProgressToken, mut heard: mpsc::U
 }
 
 impl Steps {
+    /// The last message that began.
+    pub fn under_way(&self) -> Option<&str> {
+        self.under_way.as_deref()
+    }
+
     fn tell(&self, what: impl Into<String>) {
         // Nobody may be listening.
         let _ = self.tell.send(what.into());
@@ -93,7 +100,15 @@ impl Steps {
 impl Observer for Steps {
     fn progress(&mut self, step: Progress<'_>) {
         match step {
-            Progress::Begun { id } => self.tell(format!("message {id}")),
+            Progress::Begun { id } => {
+                self.under_way = Some(id.to_owned());
+                self.tell(format!("message {id}"));
+            }
+            Progress::Said { ours, .. } => {
+                self.said += 1;
+                let who = if ours { "your owner's agent" } else { "the teammate's" };
+                self.tell(format!("turn {}: {who} spoke", self.said));
+            }
             Progress::Reached => self.tell("reached"),
             Progress::Accepted => self.tell("accepted"),
             Progress::Phase(phase) => self.tell(text::shortened(phase, 80)),

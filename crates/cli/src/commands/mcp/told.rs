@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_team_mesh::archive::{Direction, Stored};
+use agent_team_mesh::ops::dialogue::{self, Speaker};
 use agent_team_mesh::quoted;
 use agent_team_mesh::record::{Record, To};
 use rmcp::model::{CallToolResult, ContentBlock};
@@ -137,6 +138,39 @@ pub struct SentToAll {
     pub results: Vec<Sent>,
 }
 
+/// What two agents said to each other.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Talk {
+    /// Whether it came to its end.
+    pub ok: bool,
+    pub with: Name,
+    /// The conversation, to go on with or for mesh_log.
+    pub thread: String,
+    /// `turns`: they are used up. `stop-phrase`: somebody ended it. Null when something else did.
+    pub end: Option<String>,
+    pub turns: Vec<Turn>,
+    pub error: Option<Failure>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Turn {
+    /// `ours` or `theirs`.
+    pub speaker: String,
+    /// The message that carried it, or that it answers.
+    pub id: Option<String>,
+    pub said: Reply,
+}
+
+impl From<&dialogue::Turn> for Turn {
+    fn from(turn: &dialogue::Turn) -> Self {
+        let speaker = match turn.speaker {
+            Speaker::Ours => "ours",
+            Speaker::Theirs => "theirs",
+        };
+        Self { speaker: speaker.to_owned(), id: turn.id.clone(), said: Reply::of(&turn.text) }
+    }
+}
+
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Messages {
     pub messages: Vec<Message>,
@@ -194,6 +228,21 @@ pub fn sent(sent: &Sent) -> String {
         words = format!("{words}\n{}", explained(error));
     }
     words
+}
+
+/// A dialogue, in words.
+pub fn talk(talk: &Talk) -> String {
+    let theirs = format!("{}'s agent", talk.with.name);
+    let said = talk.turns.iter().map(|turn| {
+        framed(if turn.speaker == "ours" { "your owner's agent" } else { &theirs }, &turn.said.text)
+    });
+    let end = match (&talk.end, &talk.error) {
+        (_, Some(error)) => explained(error),
+        (Some(end), None) => format!("it ended by: {end}"),
+        (None, None) => String::new(),
+    };
+    let head = format!("thread {}, {} messages", text::one_line(&talk.thread), talk.turns.len());
+    std::iter::once(head).chain(said).chain([end]).collect::<Vec<_>>().join("\n\n")
 }
 
 /// An error and its hint.

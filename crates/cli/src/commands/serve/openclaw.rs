@@ -7,6 +7,7 @@ use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::client::protocol::methods::agent::Outcome;
 use agent_team_mesh::ops::relay::{self, Relay, RelayError};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -33,35 +34,56 @@ impl OpenClawAgent {
 
 impl Agent for OpenClawAgent {
     fn reply(&self, turn: Turn, deltas: Deltas) -> ReplyFuture<'_> {
+        Box::pin(self.turn(turn, None, deltas))
+    }
+
+    fn can_resume(&self) -> bool {
+        true
+    }
+
+    fn resume(&self, turn: Turn, began_at: i64, deltas: Deltas) -> ReplyFuture<'_> {
         Box::pin(async move {
-            let framed = turn.framed();
-            let relayed = relay::Turn {
-                run_id: turn.run_id,
-                session: turn.session_key,
-                message: framed.message,
-                system: framed.system,
-                provenance: framed.provenance,
-                permission_mode: turn.permission_mode,
-                deadline: Instant::now() + self.timeout,
-            };
-            let (pieces, mut written) = mpsc::channel(32);
-            let running = self.relay.run(&relayed, &pieces);
-            tokio::pin!(running);
-            let result = loop {
-                tokio::select! {
-                    Some(piece) = written.recv() => deltas.push(piece).await,
-                    result = &mut running => break result,
-                    () = turn.cancel.cancelled() => {
-                        self.relay.abort(&relayed).await;
-                        return Err(AgentFailure::Cancelled);
-                    }
-                }
-            };
-            while let Ok(piece) = written.try_recv() {
-                deltas.push(piece).await;
-            }
-            judge(result, &relayed.run_id)
+            let began_at = Timestamp::from_millisecond(began_at)
+                .map_err(|_| AgentFailure::failed("it is not known when it began"))?;
+            self.turn(turn, Some(began_at), deltas).await
         })
+    }
+}
+
+impl OpenClawAgent {
+    async fn turn(
+        &self,
+        turn: Turn,
+        began_at: Option<Timestamp>,
+        deltas: Deltas,
+    ) -> Result<String, AgentFailure> {
+        let framed = turn.framed();
+        let relayed = relay::Turn {
+            run_id: turn.run_id,
+            session: turn.session_key,
+            message: framed.message,
+            system: framed.system,
+            provenance: framed.provenance,
+            permission_mode: turn.permission_mode,
+            deadline: Instant::now() + self.timeout,
+        };
+        let (pieces, mut written) = mpsc::channel(32);
+        let running = self.relay.run(&relayed, began_at, &pieces);
+        tokio::pin!(running);
+        let result = loop {
+            tokio::select! {
+                Some(piece) = written.recv() => deltas.push(piece).await,
+                result = &mut running => break result,
+                () = turn.cancel.cancelled() => {
+                    self.relay.abort(&relayed).await;
+                    return Err(AgentFailure::Cancelled);
+                }
+            }
+        };
+        while let Ok(piece) = written.try_recv() {
+            deltas.push(piece).await;
+        }
+        judge(result, &relayed.run_id)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use openclaw_protocol::sse::Events;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
@@ -16,12 +17,10 @@ use super::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
 use crate::memory::{End, Memory, Room};
 
 mod answer;
-mod sse;
 #[cfg(test)]
 mod tests;
 
 use answer::Answer;
-use sse::Events;
 
 /// How long the server may take to be reached.
 const CONNECT: Duration = Duration::from_secs(10);

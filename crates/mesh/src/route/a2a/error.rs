@@ -1,5 +1,7 @@
 //! What can go wrong between us and an A2A agent.
 
+use super::wire::{METHOD_NOT_FOUND, UNSUPPORTED_OPERATION};
+
 /// Why an A2A agent could not be asked, or gave no good answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,5 +41,9 @@ impl A2aError {
     /// Whether it will not be any different when it is asked again.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Unauthorized(_) | Self::Card(_))
+    }
+    /// Whether there is no such method there: then nothing was done.
+    pub(super) fn is_not_offered(&self) -> bool {
+        matches!(self, Self::Rpc { code: METHOD_NOT_FOUND | UNSUPPORTED_OPERATION, .. })
     }
 }

@@ -1,8 +1,7 @@
-//! What A2A 1.0 says over JSON-RPC, as far as we need it. Unknown fields and states are accepted.
+//! What A2A 1.0 says over JSON-RPC, as far as we need it; what is said of tasks stands in `task`. Unknown fields are
+//! accepted.
 
-use openclaw_client::protocol::methods::agent::Outcome;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::A2aError;
@@ -11,6 +10,9 @@ use super::A2aError;
 pub(super) const VERSION: &str = "1.0";
 /// The error for a task that is not known.
 pub(super) const TASK_NOT_FOUND: i64 = -32001;
+/// The errors for a method that is not there, or not offered.
+pub(super) const METHOD_NOT_FOUND: i64 = -32601;
+pub(super) const UNSUPPORTED_OPERATION: i64 = -32004;
 /// Longest context id that OpenClaw takes, in characters.
 const LONGEST_CONTEXT: usize = 128;
 
@@ -31,6 +33,14 @@ pub(crate) fn context_id(session: &str) -> String {
 pub(super) struct Card {
     #[serde(default)]
     supported_interfaces: Vec<Interface>,
+    #[serde(default)]
+    capabilities: Capabilities,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Capabilities {
+    #[serde(default)]
+    streaming: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +66,11 @@ impl Card {
         let offered: Vec<_> =
             offered.map(|one| format!("{} {}", one.protocol_binding, one.protocol_version)).collect();
         Err(format!("it offers no JSONRPC 1.x, but {offered:?}"))
+    }
+
+    /// Whether it tells how a task goes on while it does.
+    pub(super) fn streams(&self) -> bool {
+        self.capabilities.streaming
     }
 }
 
@@ -141,154 +156,11 @@ pub(super) struct TaskId<'a> {
     pub(super) id: &'a str,
 }
 
-/// What became of a message at once.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "Sent")]
-pub(super) enum Answer {
-    /// A task that goes on, or is over already.
-    Task(Task),
-    /// The whole answer.
-    Message(String),
-}
-
-#[derive(Deserialize)]
-struct Sent {
-    #[serde(default)]
-    task: Option<Task>,
-    #[serde(default)]
-    message: Option<Message>,
-}
-
-impl TryFrom<Sent> for Answer {
-    type Error = &'static str;
-
-    fn try_from(sent: Sent) -> Result<Self, Self::Error> {
-        match (sent.task, sent.message) {
-            (Some(task), _) => Ok(Self::Task(task)),
-            (None, Some(message)) => Ok(Self::Message(text(&message.parts))),
-            (None, None) => Err("neither a task nor a message"),
-        }
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Message {
-    #[serde(default)]
-    parts: Vec<Part>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    data: Option<Value>,
-}
-
-/// The texts of parts, and data as the JSON it is; files are left out.
-fn text(parts: &[Part]) -> String {
-    let texts = parts.iter().filter_map(|part| match (&part.text, &part.data) {
-        (Some(text), _) => Some(text.clone()),
-        (None, Some(data)) => Some(data.to_string()),
-        (None, None) => None,
-    });
-    texts.collect::<Vec<_>>().join("\n")
-}
-
-/// A task.
-#[derive(Debug, Deserialize)]
-pub(super) struct Task {
-    pub(super) id: String,
-    #[serde(default)]
-    status: Status,
-    #[serde(default)]
-    artifacts: Vec<Artifact>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Status {
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    message: Option<Message>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Artifact {
-    #[serde(default)]
-    parts: Vec<Part>,
-}
-
-impl Task {
-    /// A task of which nothing but its id is known.
-    pub(super) fn under_way(id: String) -> Self {
-        Self { id, status: Status::default(), artifacts: Vec::new() }
-    }
-
-    /// Its state in small letters: `working`.
-    pub(super) fn state(&self) -> &str {
-        self.status.state.strip_prefix("TASK_STATE_").unwrap_or(&self.status.state)
-    }
-
-    /// How it ended; nothing while it goes on.
-    pub(super) fn outcome(&self) -> Option<Outcome> {
-        let said = self.status.message.as_ref().map(|message| text(&message.parts)).unwrap_or_default();
-        let reason = |what: &str| if said.is_empty() { what.to_owned() } else { said.clone() };
-        Some(match self.state() {
-            "COMPLETED" => {
-                let made = self.artifacts.iter().map(|artifact| text(&artifact.parts));
-                let made = made.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n");
-                match if made.is_empty() { said } else { made } {
-                    reply if reply.is_empty() => Outcome::NoReply,
-                    reply => Outcome::Reply(reply),
-                }
-            }
-            // It asks back: that is its answer, and the next message in this context answers it.
-            "INPUT_REQUIRED" if !said.is_empty() => Outcome::Reply(said),
-            "INPUT_REQUIRED" => Outcome::NoReply,
-            "FAILED" => Outcome::Failed(reason("the task failed")),
-            "REJECTED" => Outcome::Failed(reason("the task was rejected")),
-            "AUTH_REQUIRED" => Outcome::Failed(reason("the task wants more authentication")),
-            "CANCELED" => Outcome::Aborted,
-            _ => return None,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-
-    fn task(state: &str, artifacts: &Value, said: &str) -> Option<Outcome> {
-        let task = json!({
-            "id": "t-1", "contextId": "c", "artifacts": artifacts,
-            "status": { "state": format!("TASK_STATE_{state}"), "message": { "parts": [{ "text": said }] } },
-        });
-        serde_json::from_value::<Task>(task).unwrap().outcome()
-    }
-
-    #[test]
-    fn states_map_onto_ours() {
-        let made = json!([{ "parts": [{ "text": "one" }, { "data": { "n": 2 } }] }, { "parts": [{ "url": "x" }] }, { "parts": [{ "text": "three" }] }]);
-        let none = json!([]);
-        let reply = |text: &str| Some(Outcome::Reply(text.to_owned()));
-        for (state, artifacts, said, outcome) in [
-            ("COMPLETED", &made, "done", reply("one\n{\"n\":2}\n\nthree")),
-            ("COMPLETED", &none, "done", reply("done")),
-            ("COMPLETED", &none, "", Some(Outcome::NoReply)),
-            ("INPUT_REQUIRED", &none, "which one?", reply("which one?")),
-            ("FAILED", &none, "no quota", Some(Outcome::Failed("no quota".to_owned()))),
-            ("REJECTED", &none, "", Some(Outcome::Failed("the task was rejected".to_owned()))),
-            ("CANCELED", &none, "", Some(Outcome::Aborted)),
-            ("WORKING", &made, "half way", None),
-            ("SUBMITTED", &none, "", None),
-            ("FROM_THE_FUTURE", &none, "", None),
-        ] {
-            assert_eq!(task(state, artifacts, said), outcome, "{state}");
-        }
-    }
 
     #[test]
     fn a_card_must_offer_what_we_speak() {

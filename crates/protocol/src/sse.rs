@@ -1,12 +1,13 @@
 //! Server-sent events, as the WHATWG defines them: bytes in, in any pieces; the data of whole events out.
 
-/// What is no event stream that we can take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLong;
+/// An event is larger than it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an event is too large")]
+pub struct TooLong;
 
 /// A stream of events, as far as it has come.
 #[derive(Debug)]
-pub(super) struct Events {
+pub struct Events {
     line: Vec<u8>,
     data: Option<String>,
     /// The last byte ended a line as CR: an LF right behind it belongs to it.
@@ -18,12 +19,16 @@ pub(super) struct Events {
 
 impl Events {
     /// A stream whose events have at most so many bytes.
-    pub(super) fn new(max: usize) -> Self {
+    #[must_use]
+    pub fn new(max: usize) -> Self {
         Self { line: Vec::new(), data: None, after_cr: false, begun: false, max }
     }
 
     /// Takes the next bytes; gives the data of the events that they complete.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<String>, TooLong> {
+    ///
+    /// # Errors
+    /// When an event has more bytes than it may.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<String>, TooLong> {
         let mut complete = Vec::new();
         for &byte in bytes {
             match byte {
@@ -46,7 +51,8 @@ impl Events {
 
     /// The event that stands unfinished where the stream ends. The WHATWG drops it; servers that leave out the last
     /// blank line mean it.
-    pub(super) fn end(mut self) -> Option<String> {
+    #[must_use]
+    pub fn end(mut self) -> Option<String> {
         if !self.line.is_empty() {
             self.end_line();
         }
