@@ -235,6 +235,8 @@ pub struct Timing {
     pub cache: Duration,
     /// At least so long between two `delta` events of a run.
     pub delta: Duration,
+    /// So often it is saved when devices were seen last; it is saved at a shutdown, too.
+    pub seen: Duration,
 }
 
 impl Default for Timing {
@@ -253,6 +255,7 @@ impl Default for Timing {
             abort: seconds(2),
             cache: seconds(300),
             delta: Duration::from_millis(150),
+            seen: seconds(60),
         }
     }
 }
