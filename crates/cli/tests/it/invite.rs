@@ -159,8 +159,8 @@ async fn without_waiting_it_prints_the_line_alone_and_says_what_to_run() {
     let request = pending.json()["requestId"].as_str().unwrap().to_owned();
     let listed = two.bob(&["pair", "list"]).run().await.ok().json();
     assert_eq!(
-        (&listed["pending"][0]["requestId"], &listed["pending"][0]["to"]),
-        (&json!(request), &Value::Null)
+        (&listed["pending"][0]["requestId"], &listed["pending"][0]["to"]["emailPrefix"]),
+        (&json!(request), &json!("alice"))
     );
     let name = listed["pending"][0]["displayName"].as_str().unwrap();
     assert!(name.starts_with("agent-mesh:alice (") && !name.contains("invite:"), "{name}");
