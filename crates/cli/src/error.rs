@@ -1,16 +1,33 @@
 //! From a failure to what the user reads: a code, a sentence, a hint, and the exit code.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use agent_team_mesh::MeshError;
 pub use agent_team_mesh::error::chain;
+use agent_team_mesh::private_file::shell_word;
 use serde_json::{Map, Value};
 
 mod explain;
 
 /// What helps whoever has written something that cannot be understood.
 const SEE_HELP: &str = "agent-mesh --help lists commands and options, agent-mesh COMMAND --help those of one";
+
+/// The name under which others let us in.
+static OUR_NAME: OnceLock<String> = OnceLock::new();
+
+/// Lets hints say who we are, where others have to name us.
+pub fn introduce(email_prefix: &str) {
+    let word = shell_word(Path::new(email_prefix));
+    OUR_NAME.get_or_init(|| word);
+}
+
+/// Ourselves, in a command that others run.
+pub fn our_name() -> &'static str {
+    OUR_NAME.get().map_or("NAME", String::as_str)
+}
 
 /// The exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -97,6 +97,18 @@ pub enum MeshError {
         /// When.
         at: jiff::Timestamp,
     },
+    /// We filed a pairing request at this peer's gateway, and have no token of it yet.
+    #[error("{}", filed(to, request_id, *at, denied.as_deref()))]
+    Filed {
+        /// Whom we asked.
+        to: To,
+        /// What they approve.
+        request_id: String,
+        /// When it was filed.
+        at: jiff::Timestamp,
+        /// The rule of their policy that kept us out since.
+        denied: Option<String>,
+    },
     /// Its gateway refused our credential before, in this run: it is not shown again, since ten failures lock an address
     /// out.
     #[error("{}'s gateway refused our credential before; it was not shown again", to.name)]
@@ -417,6 +429,18 @@ impl MeshError {
             },
             _ => None,
         }
+    }
+}
+
+fn filed(to: &To, request_id: &str, at: jiff::Timestamp, denied: Option<&str>) -> String {
+    let (name, at) = (&to.name, at.strftime("%H:%M:%S UTC"));
+    match denied {
+        Some(rule) => {
+            format!("{name} was asked at {at} to let our device in, and their policy says no ({rule})")
+        }
+        None => format!(
+            "{name} was asked at {at} to let our device in (request {request_id}), and had not when we called last"
+        ),
     }
 }
 

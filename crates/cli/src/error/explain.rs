@@ -15,8 +15,8 @@ use ours::{
     archive, device, file, guard, id_in_use, identity, invite, lookup, message, pins, registry, secrets, sync,
 };
 use theirs::{
-    a2a, ask_for_an_invite, call, come_back_in, connect, get_a_token, identity_changed, not_minted, own_call,
-    own_gateway,
+    a2a, ask_for_an_invite, call, come_back_in, connect, filed, get_a_token, identity_changed, not_minted,
+    own_call, own_gateway,
 };
 
 /// Exit code, code and hint of a failure. There is none without a hint: whoever reads it wants to know what to do.
@@ -158,6 +158,7 @@ fn meaning(error: &MeshError) -> Meaning {
                 ask_for_an_invite(to)
             )),
         ),
+        MeshError::Filed { to, request_id, denied, .. } => filed(to, request_id, denied.clone()),
         MeshError::Archive(error) => archive(error),
         MeshError::NoSuchMessage { .. } => {
             let text = "agent-mesh log lists messages and their ids; eight characters are the least";

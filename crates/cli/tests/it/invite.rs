@@ -333,7 +333,7 @@ async fn an_invite_that_has_ended_is_told_at_once_and_not_shown() {
     }
     let out = two.join(&invite, &[]).await.exits(5);
     assert_eq!(code(&out), "invite-expired");
-    assert!(out.json()["error"]["hint"].as_str().unwrap().contains("agent-mesh invite NAME"));
+    assert!(out.json()["error"]["hint"].as_str().unwrap().contains("agent-mesh invite alice"));
     let listed = two.bob(&["pair", "list"]).run().await.ok().json();
     assert_eq!(listed["pending"], json!([]), "the code was not shown");
     two.serve.end().await;
