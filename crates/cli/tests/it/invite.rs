@@ -116,6 +116,10 @@ async fn an_invite_that_waits_lets_alice_in_by_itself() {
     let joined = two.join(invite, &[]).await.ok().json();
     assert_eq!(joined["peer"], json!({ "name": "Bob", "emailPrefix": "bob" }));
     assert_eq!((&joined["status"], &joined["registry"]["change"]), (&json!("approved"), &json!("added")));
+    let listed = two.alices.run(&["list", "--json"]).await.ok().json();
+    let who = |row: &Value| (row["emailPrefix"].clone(), row["self"].clone());
+    let listed: Vec<_> = listed["agents"].as_array().unwrap().iter().map(who).collect();
+    assert_eq!(listed, [(json!("alice"), json!(true)), (json!("bob"), json!(false))], "we know who we are");
     let known = two.alices.run(&["trust", "show", "bob", "--json"]).await.ok().json();
     assert_eq!(known["identity"]["deviceId"], holds["gatewayId"], "the gateway was met with the invite");
     let approved = bob.next().await;
