@@ -105,12 +105,13 @@ impl Command {
         }
     }
 
-    /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
+    /// Whether it catches Ctrl-C and SIGTERM itself: to say what became of a message, or to let runs end.
     pub fn minds_interrupts(&self) -> bool {
         matches!(
             self,
             Self::Send(_)
                 | Self::Broadcast(_)
+                | Self::Wait(_)
                 | Self::Outbox(_)
                 | Self::Serve(_)
                 | Self::Token(_)

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod error;
+mod interrupt;
 mod prompt;
 mod settings;
 mod text;
@@ -15,6 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::{Env, Settings};
 use crate::ui::Ui;
 
@@ -82,13 +84,6 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     // A name server that never answers, or a terminal nobody types at, holds a thread that is not worth waiting for.
     runtime.shutdown_background();
     outcome
-}
-
-/// Ctrl-C, for the commands that have nothing of their own to say about it.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// `--help`, `--version`, and what cannot be parsed. Under `--json` a mistake is one document, too.

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use crate::args::duration;
 use crate::error::{CliError, Exit, our_name};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
@@ -53,7 +54,7 @@ pub async fn run(args: JoinArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     let mut announce = Announce { ui, invited };
     let joined = tokio::select! {
         joined = Box::pin(join::join(&mesh, &invite, &options, &mut announce)) => joined?,
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupted() => {
             return Err(CliError::interrupted().hint("the same invite goes on from here, as long as it is good"));
         }
     };

@@ -9,7 +9,7 @@ use agent_team_mesh::ops::chain;
 use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
 use agent_team_mesh::quoted::{Attachment, with_attachments};
-use agent_team_mesh::record::{Record, State, To};
+use agent_team_mesh::record::{Record, State};
 use agent_team_mesh::registry::{Agent, Via};
 use agent_team_mesh::{Mesh, MeshError, SessionChoice};
 use clap::builder::NonEmptyStringValueParser;
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::args::duration;
 use crate::commands::watch::Watch;
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
@@ -217,10 +218,13 @@ pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     if args.dry_run {
         return Ok(dry_run(&planned, ui));
     }
+    let watch = Watch::new(ui, &agent.name).sending(&planned);
     match args.rounds {
-        Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, ui).await,
-        None if keeps => keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), ui).await,
-        _ => once(&mesh, agent, &request, args.rounds.is_some(), ui).await,
+        Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, watch, ui).await,
+        None if keeps => {
+            keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), watch, ui).await
+        }
+        _ => once(&mesh, agent, &request, args.rounds.is_some(), watch, ui).await,
     }
 }
 
@@ -251,12 +255,12 @@ async fn once(
     agent: &Agent,
     request: &SendRequest,
     as_rounds: bool,
+    mut watch: Watch<'_>,
     ui: &Ui,
 ) -> Result<Exit, CliError> {
-    let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         record = send(mesh, agent, request, &mut watch) => record?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
+        () = interrupted() => return Err(watch.interrupted(mesh).await),
     };
     let streamed = watch.finish();
     let rounds = as_rounds.then(|| rounds_json(&[(request.message.clone(), &sent)]));
@@ -269,12 +273,12 @@ async fn keep(
     agent: &Agent,
     request: &SendRequest,
     expires: Duration,
+    mut watch: Watch<'_>,
     ui: &Ui,
 ) -> Result<Exit, CliError> {
-    let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         carried = Box::pin(send_or_keep(mesh, agent, request, expires, &mut watch)) => carried?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
+        () = interrupted() => return Err(watch.interrupted(mesh).await),
     };
     let streamed = watch.finish();
     if sent.record.state != State::Queued {
@@ -299,12 +303,12 @@ async fn converse(
     agent: &Agent,
     request: &SendRequest,
     rounds: u32,
+    mut watch: Watch<'_>,
     ui: &Ui,
 ) -> Result<Exit, CliError> {
-    let mut watch = Watch::new(ui, &agent.name);
     let said = tokio::select! {
         said = send_rounds(mesh, agent, request, rounds, &mut watch) => said,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
+        () = interrupted() => return Err(watch.interrupted(mesh).await),
     };
     let mut said = said?;
     watch.finish();

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::Server;
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -74,7 +75,7 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = tokio::signal::ctrl_c() => break,
+            () = interrupted() => break,
         };
         match accepted {
             Ok((stream, _)) => drop(tokio::spawn(visit(Arc::clone(&door), stream))),
