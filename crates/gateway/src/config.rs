@@ -26,6 +26,8 @@ pub struct FailedRun {
     pub run_id: String,
     /// What the sender is told.
     pub why: String,
+    /// What the agent said of it beside that, for the owner alone.
+    pub aside: Option<String>,
 }
 
 /// Everything a gateway needs to know.
