@@ -9,7 +9,7 @@ use agent_team_mesh::identity::IdentityError;
 use agent_team_mesh::invite::InviteError;
 use agent_team_mesh::message::MessageError;
 use agent_team_mesh::pins::PinsError;
-use agent_team_mesh::private_file::PrivateFileError;
+use agent_team_mesh::private_file::{PrivateFileError, shell_word};
 use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
 use agent_team_mesh::secrets::SecretsError;
@@ -119,6 +119,15 @@ pub(super) fn archive(error: &ArchiveError) -> Meaning {
             Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
         }
         ArchiveError::Taken => Meaning(Exit::Busy, "taken", hint("agent-mesh log shows what becomes of it")),
+        ArchiveError::ReadOnly { path } => Meaning(
+            Exit::Failed,
+            "archive-read-only",
+            hint(format!(
+                "nothing was changed: give us the right to write to it and to its folder, or name another with --state-dir; \
+                 ls -ld {0} {0}/* shows whose they are",
+                shell_word(path.parent().unwrap_or(path))
+            )),
+        ),
         ArchiveError::Full { .. } => Meaning(Exit::Failed, "disk-full", hint("make room, then send again")),
         ArchiveError::File(error) => file(error),
         _ => Meaning(
