@@ -82,6 +82,17 @@ impl CliError {
         Self::new(Exit::Usage, "usage", message).hint(SEE_HELP)
     }
 
+    /// A file that was named and is not there.
+    pub fn no_file(path: &Path, what_it_is: &str) -> Self {
+        let hint = format!("look at how its name is spelled: {what_it_is}");
+        Self::usage(format!("{}: no such file", path.display())).hint(hint)
+    }
+
+    /// A file that was named and cannot be read.
+    pub fn unreadable(name: &str, error: &io::Error) -> Self {
+        Self::usage(format!("{name}: {error}")).hint(explain::machine(error.kind(), Some(Path::new(name))))
+    }
+
     /// By the user, who knows what to do: no hint.
     pub fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
@@ -89,7 +100,7 @@ impl CliError {
 
     /// A failure of this machine: disk full, no permission.
     pub fn io(what: &str, error: &io::Error) -> Self {
-        Self::new(Exit::Failed, "io", format!("{what}: {error}")).hint(explain::machine(error.kind()))
+        Self::new(Exit::Failed, "io", format!("{what}: {error}")).hint(explain::machine(error.kind(), None))
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

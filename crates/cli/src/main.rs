@@ -98,7 +98,7 @@ fn usage(error: &clap::Error, argv: &[std::ffi::OsString], env: &Env) -> ExitCod
         let _ = error.print();
         return Exit::Usage.into();
     }
-    // What was taken for a command and is none has no command behind it: `help send` is not a `send`.
+    // What was taken for a command and is none has no command behind it: `sned send` is not a `send`.
     let no_command = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => Some(word.as_str()),
         _ => None,

@@ -66,6 +66,20 @@ pub enum MeshError {
     /// An option does not fit another, or the peer.
     #[error("{0}")]
     Usage(String),
+    /// A folder without anything that could be taken over from it.
+    #[error("{folder} holds neither a registry.json nor a tokens.json")]
+    NothingToImport {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There is no certificate to know a gateway by.
+    #[error("{endpoint} has no TLS, so there is no certificate to pin: use a wss:// url")]
+    NoCertificate {
+        /// Whose gateway.
+        to: To,
+        /// Where it is.
+        endpoint: String,
+    },
     /// A broadcast that nobody would get.
     #[error("no teammate fits")]
     Nobody,

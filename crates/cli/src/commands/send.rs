@@ -125,7 +125,7 @@ impl MessageArgs {
             }
             (None, Some(path)) => {
                 let name = path.display().to_string();
-                let file = std::fs::File::open(path).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
+                let file = std::fs::File::open(path).map_err(|e| CliError::unreadable(&name, &e))?;
                 read_text(file, &name)
             }
             (None, None) if !std::io::stdin().is_terminal() => {
@@ -141,7 +141,7 @@ impl MessageArgs {
 
 fn attachment(path: &Path) -> Result<Attachment, CliError> {
     let shown = path.display().to_string();
-    let file = std::fs::File::open(path).map_err(|e| CliError::usage(format!("{shown}: {e}")))?;
+    let file = std::fs::File::open(path).map_err(|e| CliError::unreadable(&shown, &e))?;
     let text = read_whole(file, &shown)?;
     let name = path.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned());
     Ok(Attachment { name, text })
@@ -158,13 +158,14 @@ fn read_text(from: impl Read, name: &str) -> Result<String, CliError> {
 
 fn read_whole(from: impl Read, name: &str) -> Result<String, CliError> {
     let mut bytes = Vec::new();
-    from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
+    from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::unreadable(name, &e))?;
     if bytes.len() as u64 > MAX_INPUT {
         return Err(CliError::new(Exit::Policy, "message-too-large", format!("{name} has more than 25 MiB"))
             .hint("no gateway takes so much at once: shorten it"));
     }
     String::from_utf8(bytes).map_err(|e| {
         CliError::usage(format!("{name} is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+            .hint("only text travels: iconv -f LATIN1 -t UTF-8 makes it of text in another encoding")
     })
 }
 

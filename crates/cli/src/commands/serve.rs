@@ -220,7 +220,12 @@ async fn tell(mut failed: mpsc::Receiver<FailedRun>, ui: &Ui) {
 fn token(args: &ServeArgs, settings: &Settings) -> Result<(Secret, Option<PathBuf>), CliError> {
     if let Some(path) = &args.token_file {
         let bytes = private_file::read(path).map_err(MeshError::from)?;
-        let bytes = bytes.ok_or_else(|| CliError::usage(format!("{}: no such file", path.display())))?;
+        let bytes = bytes.ok_or_else(|| {
+            CliError::no_file(
+                path,
+                "it has to hold the token, with mode 0600; without --token-file one is made",
+            )
+        })?;
         return Ok((Secret::new(String::from_utf8_lossy(&bytes).trim().to_owned()), None));
     }
     if let Some(token) = settings.serve_token()? {

@@ -410,6 +410,32 @@ async fn ctrl_c_before_anything_left_takes_the_message_back() {
 }
 
 #[tokio::test]
+async fn nobody_is_advised_to_invite_himself() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    let advice = async |url: &str| {
+        host.registry(&json!([{ "name": "Alice", "emailPrefix": "alice", "url": url }]));
+        let out = host.run(&["send", "--to", "alice", "--message", "hi", "--json"]).await;
+        out.json()["error"]["hint"].as_str().unwrap().to_owned()
+    };
+    for url in ["", "ws://127.0.0.1:9"] {
+        assert!(advice(url).await.contains("that is yourself"), "{url:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_closed_to_us_is_named_in_the_hint() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    host.run(&["whoami"]).await.ok();
+    let closed = host.path("closed");
+    fs::create_dir(&closed).unwrap();
+    let call = host.call(&["send", "--to", "bob", "--message", "hi", "--json"]).unprivileged();
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    let out = call.env("MESH_STATE_DIR", closed.join("state")).run().await.exits(1);
+    let hint = out.json()["error"]["hint"].as_str().unwrap().to_owned();
+    assert!(hint.contains(&format!("ls -ld {}", closed.display())), "{hint}");
+}
+
+#[tokio::test]
 async fn an_id_that_was_used_tells_what_became_of_its_message() {
     let gateway = FakeGateway::start(strict()).await;
     let host = Host::with_bob(&gateway.url());

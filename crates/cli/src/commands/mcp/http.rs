@@ -140,8 +140,12 @@ fn token(file: Option<&Path>, settings: &Settings) -> Result<(Secret, Option<Pat
         Ok::<_, CliError>(text)
     };
     if let Some(path) = file {
-        let token =
-            read(path)?.ok_or_else(|| CliError::usage(format!("{}: no such file", path.display())))?;
+        let token = read(path)?.ok_or_else(|| {
+            CliError::no_file(
+                path,
+                "it has to hold the token, with mode 0600; without --token-file one is made",
+            )
+        })?;
         return Ok((token, None));
     }
     let path = settings.state_dir.value.join("mcp-token");

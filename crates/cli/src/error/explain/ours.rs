@@ -1,6 +1,7 @@
 //! What stands in the way on our side: files, names, limits.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use agent_team_mesh::archive::ArchiveError;
 use agent_team_mesh::device::DeviceKeyError;
@@ -226,26 +227,37 @@ pub(super) fn file(error: &PrivateFileError) -> Meaning {
                 path.display()
             )),
         ),
-        PrivateFileError::Io { source, .. } => Meaning(Exit::Failed, "io", hint(machine(source.kind()))),
+        PrivateFileError::Io { path, source, .. } => {
+            Meaning(Exit::Failed, "io", machine(source.kind(), Some(path)))
+        }
         _ => Meaning(Exit::Failed, "io", hint("agent-mesh doctor looks at everything on our side")),
     }
 }
 
-/// What helps when this machine says no.
-pub fn machine(kind: ErrorKind) -> &'static str {
-    match kind {
+/// What helps when this machine says no, to what it is about if that is known.
+pub fn machine(kind: ErrorKind, path: Option<&Path>) -> String {
+    let text = match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "make room on that disk: df -h shows how full it is"
         }
         ErrorKind::ReadOnlyFilesystem => {
             "nothing can be written there: --state-dir, --registry and --tokens name other places"
         }
-        ErrorKind::PermissionDenied => {
-            "we may not: ls -ld shows whose it is; --state-dir, --registry and --tokens name other places"
-        }
+        ErrorKind::PermissionDenied => return not_permitted(path),
         ErrorKind::NotFound => "there is no such file: look at how its name is spelled",
+        ErrorKind::IsADirectory => "it is a folder: name a file in it",
         _ => "agent-mesh doctor looks at everything on our side",
-    }
+    };
+    text.to_owned()
+}
+
+/// Of what is not there yet, the folder is shown in which it would be.
+fn not_permitted(path: Option<&Path>) -> String {
+    let shown = path.and_then(|path| path.ancestors().find(|path| path.exists()));
+    let shown = shown.map(|path| format!(" {}", shell_word(path))).unwrap_or_default();
+    format!(
+        "we may not: ls -ld{shown} shows whose it is; --state-dir, --registry and --tokens name other places"
+    )
 }
 
 pub(super) fn pins(error: &PinsError) -> Meaning {
