@@ -105,12 +105,13 @@ impl Command {
         }
     }
 
-    /// Whether it catches Ctrl-C itself: to say what became of a message, or to let runs end.
+    /// Whether it catches Ctrl-C and SIGTERM itself: to say what became of a message, or to let runs end.
     pub fn minds_interrupts(&self) -> bool {
         matches!(
             self,
             Self::Send(_)
                 | Self::Broadcast(_)
+                | Self::Wait(_)
                 | Self::Outbox(_)
                 | Self::Serve(_)
                 | Self::Token(_)
@@ -171,6 +172,8 @@ pub fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
     if let Some(cli) = parse_named(argv) {
         return Ok(cli);
     }
+    let helped = help_first(argv);
+    let argv = helped.as_deref().unwrap_or(argv);
     Cli::try_parse_from(argv).map_err(|error| match error.kind() {
         // The help tells of all commands.
         DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -178,6 +181,14 @@ pub fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
         }
         _ => error,
     })
+}
+
+/// `help send` is `send --help`.
+fn help_first(argv: &[OsString]) -> Option<Vec<OsString>> {
+    let (program, rest) = argv.split_first()?;
+    let (help, rest) = rest.split_first()?;
+    let rest = rest.iter().cloned().chain(["--help".into()]);
+    (help == "help").then(|| [program.clone()].into_iter().chain(rest).collect())
 }
 
 /// Reads argv as if there were no command but the one that it names: clap hands the global options down to each. What
@@ -205,6 +216,9 @@ pub fn is_command(word: &str) -> bool {
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
+    if unit.starts_with(['.', ',']) {
+        return Err("no fractions: 500ms rather than 0.5, 90s rather than 1.5m".to_owned());
+    }
     let number: u64 = number.parse().map_err(|_| "expected a duration such as 60, 90s or 2m".to_owned())?;
     let millis = match unit {
         "ms" => Some(number),

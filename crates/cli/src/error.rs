@@ -1,16 +1,33 @@
 //! From a failure to what the user reads: a code, a sentence, a hint, and the exit code.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use agent_team_mesh::MeshError;
 pub use agent_team_mesh::error::chain;
+use agent_team_mesh::private_file::shell_word;
 use serde_json::{Map, Value};
 
 mod explain;
 
 /// What helps whoever has written something that cannot be understood.
 const SEE_HELP: &str = "agent-mesh --help lists commands and options, agent-mesh COMMAND --help those of one";
+
+/// The name under which others let us in.
+static OUR_NAME: OnceLock<String> = OnceLock::new();
+
+/// Lets hints say who we are, where others have to name us.
+pub fn introduce(email_prefix: &str) {
+    let word = shell_word(Path::new(email_prefix));
+    OUR_NAME.get_or_init(|| word);
+}
+
+/// Ourselves, in a command that others run.
+pub fn our_name() -> &'static str {
+    OUR_NAME.get().map_or("NAME", String::as_str)
+}
 
 /// The exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +82,17 @@ impl CliError {
         Self::new(Exit::Usage, "usage", message).hint(SEE_HELP)
     }
 
+    /// A file that was named and is not there.
+    pub fn no_file(path: &Path, what_it_is: &str) -> Self {
+        let hint = format!("look at how its name is spelled: {what_it_is}");
+        Self::usage(format!("{}: no such file", path.display())).hint(hint)
+    }
+
+    /// A file that was named and cannot be read.
+    pub fn unreadable(name: &str, error: &io::Error) -> Self {
+        Self::usage(format!("{name}: {error}")).hint(explain::machine(error.kind(), Some(Path::new(name))))
+    }
+
     /// By the user, who knows what to do: no hint.
     pub fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
@@ -72,7 +100,7 @@ impl CliError {
 
     /// A failure of this machine: disk full, no permission.
     pub fn io(what: &str, error: &io::Error) -> Self {
-        Self::new(Exit::Failed, "io", format!("{what}: {error}")).hint(explain::machine(error.kind()))
+        Self::new(Exit::Failed, "io", format!("{what}: {error}")).hint(explain::machine(error.kind(), None))
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

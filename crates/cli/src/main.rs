@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod error;
+mod interrupt;
 mod prompt;
 mod settings;
 mod text;
@@ -15,6 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::{Env, Settings};
 use crate::ui::Ui;
 
@@ -64,6 +66,9 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     };
     let runtime = builder.enable_all().build().map_err(|e| CliError::io("cannot start", &e))?;
     let settings = Settings::load(&cli.global, env)?;
+    if let Some(me) = settings.our_prefix() {
+        error::introduce(&me);
+    }
     let follows = cli.command.follows();
     let outcome = runtime.block_on(async {
         if cli.command.minds_interrupts() {
@@ -81,13 +86,6 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     outcome
 }
 
-/// Ctrl-C, for the commands that have nothing of their own to say about it.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
 /// `--help`, `--version`, and what cannot be parsed. Under `--json` a mistake is one document, too.
 fn usage(error: &clap::Error, argv: &[std::ffi::OsString], env: &Env) -> ExitCode {
     if !error.use_stderr() {
@@ -100,7 +98,7 @@ fn usage(error: &clap::Error, argv: &[std::ffi::OsString], env: &Env) -> ExitCod
         let _ = error.print();
         return Exit::Usage.into();
     }
-    // What was taken for a command and is none has no command behind it: `help send` is not a `send`.
+    // What was taken for a command and is none has no command behind it: `sned send` is not a `send`.
     let no_command = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => Some(word.as_str()),
         _ => None,

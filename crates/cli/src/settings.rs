@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_team_mesh::client::Endpoint;
 use agent_team_mesh::fallback::ImFallback;
 use agent_team_mesh::guard::Caller;
-use agent_team_mesh::identity::{Configured, IdentitySources};
+use agent_team_mesh::identity::{self, Configured, IdentitySources};
 use agent_team_mesh::message::Limits;
 use agent_team_mesh::{Mesh, MeshConfig, OwnGatewayConfig, PlainText};
 
@@ -175,6 +175,11 @@ impl Settings {
         config.gateway.serve_token = None;
         config.gateway.serve_address = None;
         Ok(Mesh::new(config))
+    }
+
+    /// Who we are, if a source says so that can be read.
+    pub fn our_prefix(&self) -> Option<String> {
+        identity::resolve(&self.identity_sources()).ok().flatten().map(|me| me.email_prefix)
     }
 
     fn identity_sources(&self) -> IdentitySources {

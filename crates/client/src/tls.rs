@@ -1,10 +1,10 @@
 //! TLS: the system's authorities, or a pinned certificate.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -27,6 +27,29 @@ pub struct FingerprintError;
 impl Fingerprint {
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate.as_ref()).into())
+    }
+
+    /// TLS with whoever shows this certificate and nobody else, for clients of another protocol.
+    ///
+    /// # Errors
+    /// When rustls refuses its own defaults.
+    pub fn client_config(self) -> Result<ClientConfig, Error> {
+        Verifier { check: Check::Pin(self), provider: Arc::new(ring::default_provider()) }.config()
+    }
+
+    /// The certificate that such a client was shown in place of the right one, by the error that it ended with.
+    #[must_use]
+    pub fn refused_in(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(Error::InvalidCertificate(reason)) = error.downcast_ref() {
+                return Rejected::of(reason).map(|rejected| rejected.shown);
+            }
+            // An IO error keeps what it wraps from those who ask for its source.
+            let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            next = wrapped.map(|inner| inner as _).or_else(|| error.source());
+        }
+        None
     }
 }
 

@@ -91,6 +91,12 @@ impl Access {
         }
     }
 
+    /// Whose a device is, as the owner is told: a member's, or that of who was invited with it.
+    #[must_use]
+    pub fn whose(&self, device_id: &str) -> Option<Arc<Member>> {
+        self.of_device(device_id).or_else(|| self.guest(device_id))
+    }
+
     /// Who a device is that was approved: who was invited with it, or nobody that has a name.
     pub(crate) fn approved(&self, device: &Device) -> Arc<Member> {
         let claim = &device.claim;

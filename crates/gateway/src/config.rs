@@ -26,6 +26,8 @@ pub struct FailedRun {
     pub run_id: String,
     /// What the sender is told.
     pub why: String,
+    /// What the agent said of it beside that, for the owner alone.
+    pub aside: Option<String>,
 }
 
 /// Everything a gateway needs to know.
@@ -235,6 +237,8 @@ pub struct Timing {
     pub cache: Duration,
     /// At least so long between two `delta` events of a run.
     pub delta: Duration,
+    /// So often it is saved when devices were seen last; it is saved at a shutdown, too.
+    pub seen: Duration,
 }
 
 impl Default for Timing {
@@ -253,6 +257,7 @@ impl Default for Timing {
             abort: seconds(2),
             cache: seconds(300),
             delta: Duration::from_millis(150),
+            seen: seconds(60),
         }
     }
 }

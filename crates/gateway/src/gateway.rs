@@ -8,7 +8,7 @@ use std::sync::Arc;
 use openclaw_protocol::event::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval_at, timeout};
 
 use crate::config::Config;
 use crate::methods::chat::abort_session;
@@ -116,6 +116,7 @@ impl Gateway {
         for session in unfinished {
             start_lane(&shared, session, None);
         }
+        shared.tasks.spawn(keep_seen(Arc::clone(&shared)));
         tokio::select! {
             () = listener::accept(Arc::clone(&shared), &listener) => {}
             () = shutdown => {}
@@ -155,6 +156,19 @@ impl Seam {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         listener::serve(Arc::clone(&self.0), stream, peer, None).await;
+    }
+}
+
+/// Saves when devices were seen last, now and then and at the end: never once a connection.
+async fn keep_seen(shared: Arc<Shared>) {
+    let every = shared.config.timing.seen;
+    let mut turn = interval_at(Instant::now() + every, every);
+    while !shared.stop.is_cancelled() {
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            _ = turn.tick() => {}
+        }
+        shared.save_seen().await;
     }
 }
 

@@ -96,12 +96,12 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         from: job.sender.clone(),
         cancel: CancellationToken::new(),
     };
-    let outcome = ask(shared, &job, turn).await;
-    tell_failure(shared, &job, &outcome);
+    let (outcome, aside) = ask(shared, &job, turn).await;
+    tell_failure(shared, &job, &outcome, aside);
     finish(shared, job, &outcome);
 }
 
-fn tell_failure(shared: &Shared, job: &Job, outcome: &Outcome) {
+fn tell_failure(shared: &Shared, job: &Job, outcome: &Outcome, aside: Option<String>) {
     let why = match outcome {
         Outcome::Failed(why) => why.as_str(),
         Outcome::TimedOut => TIMED_OUT,
@@ -109,12 +109,13 @@ fn tell_failure(shared: &Shared, job: &Job, outcome: &Outcome) {
     };
     if let Some(hear) = &shared.config.on_failure {
         let from = job.sender.principal.key().to_owned();
-        hear(FailedRun { from, run_id: job.run.id.clone(), why: why.to_owned() });
+        hear(FailedRun { from, run_id: job.run.id.clone(), why: why.to_owned(), aside });
     }
 }
 
-/// Asks the agent and waits for the first of: its reply, the run's own limit, an abort, the gateway's end.
-async fn ask(shared: &Arc<Shared>, job: &Job, turn: Turn) -> Outcome {
+/// Asks the agent and waits for the first of: its reply, the run's own limit, an abort, the gateway's end. Gives also what
+/// it said for the owner alone.
+async fn ask(shared: &Arc<Shared>, job: &Job, turn: Turn) -> (Outcome, Option<String>) {
     let timing = &shared.config.timing;
     let deadline = Instant::now() + job.timeout.unwrap_or(timing.run);
     let cancel = turn.cancel.clone();
@@ -130,7 +131,7 @@ async fn ask(shared: &Arc<Shared>, job: &Job, turn: Turn) -> Outcome {
     let mut task = AbortOnDropHandle::new(shared.tasks.spawn(answer));
     let mut progress = Progress::new(shared, &job.run);
     let outcome = tokio::select! {
-        outcome = progress.follow(&mut pieces, &mut task) => return outcome,
+        ended = progress.follow(&mut pieces, &mut task) => return ended,
         () = sleep_until(deadline) => Outcome::TimedOut,
         () = job.run.abort.cancelled() => Outcome::Aborted,
         () = shared.stop.cancelled() => Outcome::Aborted,
@@ -138,11 +139,15 @@ async fn ask(shared: &Arc<Shared>, job: &Job, turn: Turn) -> Outcome {
     cancel.cancel();
     // Dropping the task afterwards ends an agent that does not listen.
     let _ = timeout(timing.abort, &mut task).await;
-    outcome
+    (outcome, None)
 }
 
-fn judge(shared: &Shared, result: Result<Result<String, AgentFailure>, JoinError>) -> Outcome {
-    match result {
+fn judge(
+    shared: &Shared,
+    result: Result<Result<String, AgentFailure>, JoinError>,
+) -> (Outcome, Option<String>) {
+    let outcome = match result {
+        Ok(Err(AgentFailure::Explained { why, aside })) => return (Outcome::Failed(why), Some(aside)),
         Ok(Ok(reply)) if reply.len() > shared.config.limits.reply_bytes => {
             Outcome::Failed(format!("the reply is larger than {} bytes", shared.config.limits.reply_bytes))
         }
@@ -155,7 +160,8 @@ fn judge(shared: &Shared, result: Result<Result<String, AgentFailure>, JoinError
             tracing::error!(%error, "the agent panicked");
             Outcome::Failed("the agent crashed".to_owned())
         }
-    }
+    };
+    (outcome, None)
 }
 
 /// The pieces of a reply on their way to those who watch.
@@ -178,7 +184,7 @@ impl<'a> Progress<'a> {
         &mut self,
         pieces: &mut mpsc::Receiver<String>,
         task: &mut AbortOnDropHandle<Result<String, AgentFailure>>,
-    ) -> Outcome {
+    ) -> (Outcome, Option<String>) {
         let result = loop {
             let waits = self.told < self.text.len();
             tokio::select! {

@@ -178,6 +178,15 @@ impl Shared {
         tokio::task::spawn_blocking(move || store.save(&bytes)).await.map_err(io::Error::other)?
     }
 
+    /// Saves when devices were seen last, if that is news: a restart is no reason to forget it.
+    pub(crate) async fn save_seen(&self) {
+        if std::mem::take(&mut lock(&self.pairing).is_outdated)
+            && let Err(error) = self.save().await
+        {
+            tracing::warn!(%error, "when devices were seen last is not kept");
+        }
+    }
+
     /// Tells those who hear a session, each under the name that it has for it. A delta is for those who may see a reply
     /// while it is written.
     pub(crate) fn tell_session(&self, session: &str, name: &'static str, mut payload: Value, is_delta: bool) {

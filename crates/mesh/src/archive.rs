@@ -7,8 +7,11 @@
 //! One thread owns the writing connection and commits what queued up meanwhile together. Reads use connections of
 //! their own and never wait for a writer.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
@@ -89,6 +92,12 @@ pub enum ArchiveError {
         /// The file.
         path: PathBuf,
     },
+    /// The file, or its folder, cannot be written to.
+    #[error("{path} is read-only for us: a message cannot be kept there, or changed")]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+    },
     /// The folder or file cannot be made or opened safely.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -140,10 +149,13 @@ pub struct Archive {
     path: PathBuf,
     writes: mpsc::Sender<Write>,
     readers: Arc<Semaphore>,
+    /// Whether the file is all there is, and cannot be written to: SQLite then looks for no other.
+    is_fixed: Arc<AtomicBool>,
 }
 
 impl Archive {
-    /// Opens the archive, making or migrating it if need be.
+    /// Opens the archive, making or migrating it if need be. One that cannot be written to can be read, and refuses each
+    /// write.
     ///
     /// # Errors
     /// [`ArchiveError`], and the file is as it was.
@@ -172,8 +184,17 @@ impl Archive {
         private_file::create(path, b"")?;
         private_file::inspect(path)?;
         let (writes, queue) = mpsc::channel();
-        let owned = path.to_owned();
+        let (owned, is_fixed) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
+        let fixed = Arc::clone(&is_fixed);
         let work = move || match set_up(&owned) {
+            Err(ArchiveError::ReadOnly { .. }) => {
+                fixed.store(!side_file(&owned, "-wal").exists(), Ordering::Relaxed);
+                tell(Ok(()));
+                for Write { done, .. } in queue {
+                    // Whoever asked may not care any more.
+                    let _ = done.send(Err(ArchiveError::ReadOnly { path: owned.clone() }));
+                }
+            }
             Err(error) => tell(Err(error)),
             Ok(connection) => {
                 tell(Ok(()));
@@ -181,7 +202,7 @@ impl Archive {
             }
         };
         thread::Builder::new().name("archive".to_owned()).spawn(work).map_err(|_| ArchiveError::Closed)?;
-        Ok(Self { path: path.to_owned(), writes, readers: Arc::new(Semaphore::new(READERS)) })
+        Ok(Self { path: path.to_owned(), writes, readers: Arc::new(Semaphore::new(READERS)), is_fixed })
     }
 
     /// The file.
@@ -248,17 +269,38 @@ impl Archive {
         &self,
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
-        let path = self.path.clone();
+        let (path, is_fixed) = (self.path.clone(), self.is_fixed.load(Ordering::Relaxed));
         let seat = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| ArchiveError::Closed)?;
         let task = tokio::task::spawn_blocking(move || {
             // Until the connection is closed, whether or not somebody still waits for the answer.
             let _seat = seat;
-            let connection =
-                connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = match is_fixed {
+                true => connect(&immutable(&path), flags | OpenFlags::SQLITE_OPEN_URI),
+                false => connect(&path, flags),
+            }?;
             job(&connection).map_err(|source| classify(&path, source))
         });
         task.await.unwrap_or(Err(ArchiveError::Closed))
     }
+}
+
+/// A file that SQLite keeps beside the archive.
+fn side_file(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// The name by which SQLite takes a file for one that nobody changes.
+fn immutable(path: &Path) -> PathBuf {
+    let escape = |byte: u8| match byte {
+        b'%' | b'?' | b'#' => format!("%{byte:02x}").into_bytes(),
+        byte => vec![byte],
+    };
+    let path: Vec<u8> = path.as_os_str().as_bytes().iter().copied().flat_map(escape).collect();
+    let name = [b"file:", path.as_slice(), b"?immutable=1"].concat();
+    OsString::from_vec(name).into()
 }
 
 /// A connection to write with, its file set up. Where two processes make a new file at one moment, SQLite refuses one
@@ -305,6 +347,7 @@ fn classify(path: &Path, source: rusqlite::Error) -> ArchiveError {
         {
             ArchiveError::Full { path }
         }
+        Some(ErrorCode::ReadOnly) => ArchiveError::ReadOnly { path },
         Some(ErrorCode::DiskFull) => ArchiveError::Full { path },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ArchiveError::Damaged { path, source },
         _ => ArchiveError::Sqlite { path, source },
@@ -324,6 +367,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(&folder.path().join("archive.db")).unwrap();
         (folder, archive)
+    }
+
+    /// As on a disk that is mounted read-only, of a file that was closed well.
+    #[test]
+    fn a_file_that_cannot_change_is_read_without_its_side_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("100%? #1.db");
+        private_file::create(&path, b"").unwrap();
+        let alone = set_up(&path).unwrap();
+        alone.pragma_update(None, "journal_mode", "DELETE").unwrap();
+        drop(alone);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let connection = connect(&immutable(&path), flags).unwrap();
+        let count: i64 = connection.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
+        assert_eq!((count, std::fs::read_dir(folder.path()).unwrap().count()), (0, 1));
     }
 
     fn message(id: &str, peer: &str, text: &str) -> NewMessage {

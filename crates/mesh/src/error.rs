@@ -66,6 +66,20 @@ pub enum MeshError {
     /// An option does not fit another, or the peer.
     #[error("{0}")]
     Usage(String),
+    /// A folder without anything that could be taken over from it.
+    #[error("{folder} holds neither a registry.json nor a tokens.json")]
+    NothingToImport {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There is no certificate to know a gateway by.
+    #[error("{endpoint} has no TLS, so there is no certificate to pin: use a wss:// url")]
+    NoCertificate {
+        /// Whose gateway.
+        to: To,
+        /// Where it is.
+        endpoint: String,
+    },
     /// A broadcast that nobody would get.
     #[error("no teammate fits")]
     Nobody,
@@ -96,6 +110,18 @@ pub enum MeshError {
         to: To,
         /// When.
         at: jiff::Timestamp,
+    },
+    /// We filed a pairing request at this peer's gateway, and have no token of it yet.
+    #[error("{}", filed(to, request_id, *at, denied.as_deref()))]
+    Filed {
+        /// Whom we asked.
+        to: To,
+        /// What they approve.
+        request_id: String,
+        /// When it was filed.
+        at: jiff::Timestamp,
+        /// The rule of their policy that kept us out since.
+        denied: Option<String>,
     },
     /// Its gateway refused our credential before, in this run: it is not shown again, since ten failures lock an address
     /// out.
@@ -417,6 +443,18 @@ impl MeshError {
             },
             _ => None,
         }
+    }
+}
+
+fn filed(to: &To, request_id: &str, at: jiff::Timestamp, denied: Option<&str>) -> String {
+    let (name, at) = (&to.name, at.strftime("%H:%M:%S UTC"));
+    match denied {
+        Some(rule) => {
+            format!("{name} was asked at {at} to let our device in, and their policy says no ({rule})")
+        }
+        None => format!(
+            "{name} was asked at {at} to let our device in (request {request_id}), and had not when we called last"
+        ),
     }
 }
 

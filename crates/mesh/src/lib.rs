@@ -12,6 +12,7 @@ pub mod descriptors;
 pub mod device;
 pub mod error;
 pub mod fallback;
+mod filed;
 mod gathered;
 pub mod git_exposure;
 pub mod guard;

@@ -10,6 +10,7 @@ use crate::archive::Archive;
 use crate::config::MeshConfig;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
+use crate::filed::Filed;
 use crate::gathered::Gathered;
 use crate::guard::short_name;
 use crate::identity::{self, Identity};
@@ -335,6 +336,11 @@ impl Mesh {
     /// The file of those whom we asked by an invite.
     pub(crate) fn asked(&self) -> Asked {
         Asked::new(self.config.state_dir.join("asked.json"))
+    }
+
+    /// The file of the pairing requests that we filed.
+    pub(crate) fn filed(&self) -> Filed {
+        Filed::new(self.config.state_dir.join("filed.json"))
     }
 
     /// The file of device tokens.

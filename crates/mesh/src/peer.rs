@@ -39,11 +39,7 @@ impl Peer {
         let to = To::from(agent);
         let unusable = |reason: String| MeshError::NoAddress { to: to.clone(), reason };
         let endpoint = agent.address().map_err(|error| unusable(with_cause(&error)))?;
-        let theirs = agent.tls_pin().map_err(|error| unusable(format!("tlsFingerprint: {error}")))?;
-        let (pin, pinned_by) = match theirs {
-            Some(pin) => (Some(pin), PinnedBy::Registry),
-            None => (our_pin(mesh, &to, &endpoint)?, PinnedBy::Us),
-        };
+        let (pin, pinned_by) = pin(mesh, agent, &to, &endpoint)?;
         let mut dial = DialOptions { pin, tls: mesh.tls().clone(), ..DialOptions::default() };
         dial.private_only = private_only(&endpoint, mesh.config().plain_text)?;
         // Where it may not be dialled in plain text, there is only the first.
@@ -77,8 +73,16 @@ impl Peer {
             // What a name leads to is not looked at on this route.
             return Err(MeshError::PlainText { endpoint: url.to_owned() });
         }
-        let a2a = Some(url.to_owned());
-        Ok(Self { to, endpoint, dial: DialOptions::default(), a2a, turn: None, pinned_by: PinnedBy::Us })
+        let (pin, pinned_by) = match is_pinned_there(agent, &endpoint) {
+            true => pin(mesh, agent, &to, &endpoint)?,
+            false => (None, PinnedBy::Us),
+        };
+        if let (Some(pin), false) = (pin, endpoint.is_tls()) {
+            let (old, new) = (pin.to_string(), format!("none at {url}"));
+            return Err(MeshError::IdentityChanged { to, mark: Mark::Certificate, old, new, pinned_by });
+        }
+        let (a2a, dial) = (Some(url.to_owned()), DialOptions { pin, ..DialOptions::default() });
+        Ok(Self { to, endpoint, dial, a2a, turn: None, pinned_by })
     }
 
     /// Where it is, for people.
@@ -120,6 +124,27 @@ impl Peer {
             },
             source => MeshError::Connect { to, source: Box::new(source) },
         }
+    }
+}
+
+/// Whether what we know of a teammate's certificate is said of this A2A endpoint: where the gateway is, or where there is
+/// none that it could be said of.
+fn is_pinned_there(agent: &Agent, a2a: &Endpoint) -> bool {
+    let place = |endpoint: &Endpoint| (endpoint.host().to_owned(), endpoint.port());
+    agent.address().map_or(true, |gateway| place(&gateway) == place(a2a))
+}
+
+/// The certificate that a teammate has to show, and who says so.
+fn pin(
+    mesh: &Mesh,
+    agent: &Agent,
+    to: &To,
+    endpoint: &Endpoint,
+) -> Result<(Option<Fingerprint>, PinnedBy), MeshError> {
+    let unusable = |reason: String| MeshError::NoAddress { to: to.clone(), reason };
+    match agent.tls_pin().map_err(|error| unusable(format!("tlsFingerprint: {error}")))? {
+        Some(pin) => Ok((Some(pin), PinnedBy::Registry)),
+        None => Ok((our_pin(mesh, to, endpoint)?, PinnedBy::Us)),
     }
 }
 

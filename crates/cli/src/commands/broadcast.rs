@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::send::{HowArgs, MessageArgs};
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::text;
 use crate::ui::{Line, Ui, style};
@@ -87,17 +88,14 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
     }
     super::mind_descriptors(asked, ui);
     let mut watch = Tally::new(ui);
-    let interrupted = Cell::new(false);
-    let ctrl_c = async {
-        // Where Ctrl-C cannot be heard, it ends the process.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        interrupted.set(true);
+    let was_interrupted = Cell::new(false);
+    let stop = async {
+        interrupted().await;
+        was_interrupted.set(true);
     };
-    let (id, records) = broadcast(&mesh, &request, ctrl_c, &mut watch).await?;
+    let (id, records) = broadcast(&mesh, &request, stop, &mut watch).await?;
     watch.bar.finish_and_clear();
-    let exit = match interrupted.get() {
+    let exit = match was_interrupted.get() {
         true => Exit::Interrupted,
         false => verdict(&records, quorum.or(args.first.then_some(1))),
     };

@@ -13,7 +13,8 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::args::duration;
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, our_name};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
@@ -53,7 +54,7 @@ pub async fn run(args: JoinArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     let mut announce = Announce { ui, invited };
     let joined = tokio::select! {
         joined = Box::pin(join::join(&mesh, &invite, &options, &mut announce)) => joined?,
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupted() => {
             return Err(CliError::interrupted().hint("the same invite goes on from here, as long as it is good"));
         }
     };
@@ -88,8 +89,9 @@ fn told(mesh: &Mesh, joined: &Joined, invite: &Invite, ui: &Ui) -> Exit {
         let theirs = joined.request_id.as_deref().map(|id| commands(id, invited)).unwrap_or_default();
         let hint = if invite.expires_at.is_some_and(|end| end <= Timestamp::now()) {
             format!(
-                "the invite has ended: ask {} for another (on their host: agent-mesh invite NAME), then here: agent-mesh join -",
-                peer.name
+                "the invite has ended: ask {} for another (on their host: agent-mesh invite {}), then here: agent-mesh join -",
+                peer.name,
+                our_name()
             )
         } else {
             let theirs = theirs.join("  or  ");

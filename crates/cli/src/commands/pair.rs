@@ -100,7 +100,7 @@ pub async fn run(args: &PairArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         (Some(_), _) if args.to.is_some() || args.wait || args.timeout.is_some() => {
             Err(CliError::usage("--to, --wait and --timeout do not go with list, approve, reject or revoke"))
         }
-        (Some(Action::List), _) => list::list(&mesh, deadline, ui).await,
+        (Some(Action::List), _) => list::list(&mesh, settings, deadline, ui).await,
         (Some(Action::Approve { wanted: Some(wanted), .. }), _) => approve(&mesh, wanted, deadline, ui).await,
         (Some(Action::Approve { from_registry, invited, watch, .. }), _) => {
             let rules = Rules { from_registry: *from_registry, invited: *invited, only: None };
@@ -135,7 +135,7 @@ async fn approve(mesh: &Mesh, wanted: &str, deadline: Instant, ui: &Ui) -> Resul
 async fn revoke(mesh: &Mesh, wanted: &str, deadline: Instant, ui: &Ui) -> Result<Exit, CliError> {
     let revoked = pair::revoke(mesh, wanted, deadline).await?;
     ui.out(format!("revoked {}", shown(revoked.display_name.as_deref(), &revoked.device_id)));
-    if let Some(to) = pair::owners(mesh, &[&revoked.device_id])?.get(&revoked.device_id) {
+    if let Some(to) = pair::listed(mesh, &revoked.device_id) {
         ui.warn(format!(
             "the registry still has this device id for {}: pair approve --from-registry would let it in again",
             to.name

@@ -8,7 +8,7 @@ use agent_team_mesh::ops::chain;
 use agent_team_mesh::ops::outbox::{DEFAULT_EXPIRY, send_or_keep};
 use agent_team_mesh::ops::send::{MAX_ROUNDS, SendRequest, plan, send, send_rounds};
 use agent_team_mesh::quoted::{Attachment, with_attachments};
-use agent_team_mesh::record::{Record, State, To};
+use agent_team_mesh::record::{Record, State};
 use agent_team_mesh::registry::{Agent, Via};
 use agent_team_mesh::{Mesh, MeshError, SessionChoice};
 use clap::builder::NonEmptyStringValueParser;
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::args::duration;
 use crate::commands::watch::Watch;
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
@@ -123,7 +124,7 @@ impl MessageArgs {
             }
             (None, Some(path)) => {
                 let name = path.display().to_string();
-                let file = std::fs::File::open(path).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
+                let file = std::fs::File::open(path).map_err(|e| CliError::unreadable(&name, &e))?;
                 read_text(file, &name)
             }
             (None, None) if !std::io::stdin().is_terminal() => {
@@ -139,7 +140,7 @@ impl MessageArgs {
 
 fn attachment(path: &Path) -> Result<Attachment, CliError> {
     let shown = path.display().to_string();
-    let file = std::fs::File::open(path).map_err(|e| CliError::usage(format!("{shown}: {e}")))?;
+    let file = std::fs::File::open(path).map_err(|e| CliError::unreadable(&shown, &e))?;
     let text = read_whole(file, &shown)?;
     let name = path.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned());
     Ok(Attachment { name, text })
@@ -156,13 +157,14 @@ fn read_text(from: impl Read, name: &str) -> Result<String, CliError> {
 
 fn read_whole(from: impl Read, name: &str) -> Result<String, CliError> {
     let mut bytes = Vec::new();
-    from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::usage(format!("{name}: {e}")))?;
+    from.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| CliError::unreadable(name, &e))?;
     if bytes.len() as u64 > MAX_INPUT {
         return Err(CliError::new(Exit::Policy, "message-too-large", format!("{name} has more than 25 MiB"))
             .hint("no gateway takes so much at once: shorten it"));
     }
     String::from_utf8(bytes).map_err(|e| {
         CliError::usage(format!("{name} is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+            .hint("only text travels: iconv -f LATIN1 -t UTF-8 makes it of text in another encoding")
     })
 }
 
@@ -212,10 +214,13 @@ pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
     if args.dry_run {
         return Ok(dry_run(&planned, ui));
     }
+    let watch = Watch::new(ui, &agent.name).sending(&planned);
     match args.rounds {
-        Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, ui).await,
-        None if keeps => keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), ui).await,
-        _ => once(&mesh, agent, &request, args.rounds.is_some(), ui).await,
+        Some(rounds) if rounds > 1 => converse(&mesh, agent, &request, rounds, watch, ui).await,
+        None if keeps => {
+            keep(&mesh, agent, &request, args.expires.unwrap_or(DEFAULT_EXPIRY), watch, ui).await
+        }
+        _ => once(&mesh, agent, &request, args.rounds.is_some(), watch, ui).await,
     }
 }
 
@@ -246,12 +251,12 @@ async fn once(
     agent: &Agent,
     request: &SendRequest,
     as_rounds: bool,
+    mut watch: Watch<'_>,
     ui: &Ui,
 ) -> Result<Exit, CliError> {
-    let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         record = send(mesh, agent, request, &mut watch) => record?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
+        () = interrupted() => return Err(watch.interrupted(mesh).await),
     };
     let streamed = watch.finish();
     let rounds = as_rounds.then(|| rounds_json(&[(request.message.clone(), &sent)]));
@@ -264,12 +269,12 @@ async fn keep(
     agent: &Agent,
     request: &SendRequest,
     expires: Duration,
+    mut watch: Watch<'_>,
     ui: &Ui,
 ) -> Result<Exit, CliError> {
-    let mut watch = Watch::new(ui, &agent.name);
     let sent = tokio::select! {
         carried = Box::pin(send_or_keep(mesh, agent, request, expires, &mut watch)) => carried?,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
+        () = interrupted() => return Err(watch.interrupted(mesh).await),
     };
     let streamed = watch.finish();
     if sent.record.state != State::Queued {
@@ -294,12 +299,12 @@ async fn converse(
     agent: &Agent,
     request: &SendRequest,
     rounds: u32,
+    mut watch: Watch<'_>,
     ui: &Ui,
 ) -> Result<Exit, CliError> {
-    let mut watch = Watch::new(ui, &agent.name);
     let said = tokio::select! {
         said = send_rounds(mesh, agent, request, rounds, &mut watch) => said,
-        _ = tokio::signal::ctrl_c() => return Err(watch.interrupted(mesh, &To::from(agent)).await),
+        () = interrupted() => return Err(watch.interrupted(mesh).await),
     };
     let mut said = said?;
     watch.finish();

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{CliError, Exit, chain};
 use crate::settings::Settings;
+use crate::text;
 use crate::ui::{LogFormat, Ui};
 
 pub(super) mod access;
@@ -40,6 +41,9 @@ pub use access::policy;
 
 /// So many failures may wait to be told; more at a time are not.
 const FAILURES: usize = 64;
+/// So much is shown of what a command complained of when it failed.
+const COMPLAINT_LINES: usize = 5;
+const COMPLAINT_WIDTH: usize = 200;
 
 /// Be a gateway for an agent of your own: any OpenClaw client can talk to it
 ///
@@ -194,10 +198,14 @@ fn cannot_serve(error: &BindError) -> CliError {
     }
 }
 
-/// One line for each run that fails, for an owner who reads no log. The sender is told the same.
+/// One line for each run that fails, for an owner who reads no log; the sender is told the same. Below it, marked so that
+/// it cannot be taken for words of ours, is the end of what the agent's command complained of: that he is not told.
 async fn tell(mut failed: mpsc::Receiver<FailedRun>, ui: &Ui) {
-    while let Some(FailedRun { from, run_id, why }) = failed.recv().await {
-        ui.warn(format!("run {run_id} of {from} failed: {why}"));
+    while let Some(FailedRun { from, run_id, why, aside }) = failed.recv().await {
+        let lines: Vec<_> = aside.iter().flat_map(|aside| aside.lines()).collect();
+        let last = lines.iter().skip(lines.len().saturating_sub(COMPLAINT_LINES));
+        let complaint = last.map(|line| format!("\n  | {}", text::shortened(line, COMPLAINT_WIDTH)));
+        ui.warn(format!("run {run_id} of {from} failed: {why}{}", complaint.collect::<String>()));
     }
     // Nothing will come any more, and that is no reason to end.
     std::future::pending::<()>().await;
@@ -207,7 +215,12 @@ async fn tell(mut failed: mpsc::Receiver<FailedRun>, ui: &Ui) {
 fn token(args: &ServeArgs, settings: &Settings) -> Result<(Secret, Option<PathBuf>), CliError> {
     if let Some(path) = &args.token_file {
         let bytes = private_file::read(path).map_err(MeshError::from)?;
-        let bytes = bytes.ok_or_else(|| CliError::usage(format!("{}: no such file", path.display())))?;
+        let bytes = bytes.ok_or_else(|| {
+            CliError::no_file(
+                path,
+                "it has to hold the token, with mode 0600; without --token-file one is made",
+            )
+        })?;
         return Ok((Secret::new(String::from_utf8_lossy(&bytes).trim().to_owned()), None));
     }
     if let Some(token) = settings.serve_token()? {

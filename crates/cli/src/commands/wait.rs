@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_team_mesh::Mesh;
-use agent_team_mesh::ops::wait::wait;
+use agent_team_mesh::ops::wait::{find, wait};
 use agent_team_mesh::record::Record;
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::watch::Watch;
 use crate::args::duration;
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
@@ -34,15 +35,34 @@ pub struct WaitArgs {
 pub async fn run(args: &WaitArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open(settings, args.insecure, ui)?;
     let timeout = args.timeout.unwrap_or(settings.timeout.value);
+    tokio::select! {
+        // It is listened for before anybody is called.
+        biased;
+        () = interrupted() => Err(CliError::interrupted().with_fields(so_far(&mesh, &args.ids).await)),
+        outcome = all(args, &mesh, timeout, ui) => outcome,
+    }
+}
+
+/// How far the messages are that nobody waits for any more.
+async fn so_far(mesh: &Mesh, ids: &[String]) -> Value {
+    let mut results = Vec::new();
+    for id in ids {
+        let record = find(mesh, id).await.ok().and_then(|stored| serde_json::to_value(stored.record).ok());
+        results.push(record.unwrap_or_else(|| json!({ "id": id })));
+    }
+    if ids.len() > 1 { json!({ "results": results }) } else { results.pop().unwrap_or_default() }
+}
+
+async fn all(args: &WaitArgs, mesh: &Mesh, timeout: Duration, ui: &Ui) -> Result<Exit, CliError> {
     if let [id] = args.ids.as_slice() {
-        let record = one(&mesh, id, timeout, ui).await?;
+        let record = one(mesh, id, timeout, ui).await?;
         return Ok(finish(record, ui));
     }
     let mut results = Vec::new();
     let mut worst: Option<CliError> = None;
     for id in &args.ids {
         ui.out(Line::styled(style::STRONG, id));
-        let (result, error) = match one(&mesh, id, timeout, ui).await {
+        let (result, error) = match one(mesh, id, timeout, ui).await {
             Ok(record) => several(record, ui),
             Err(error) => (json!({ "id": id, "error": error.to_json() }), Some(error)),
         };

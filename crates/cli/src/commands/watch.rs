@@ -2,8 +2,9 @@
 
 use agent_team_mesh::Mesh;
 use agent_team_mesh::ops::let_go::let_go;
+use agent_team_mesh::ops::send::Plan;
 use agent_team_mesh::progress::{Observer, Progress};
-use agent_team_mesh::record::{State, To};
+use agent_team_mesh::record::{Record, State};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -21,6 +22,8 @@ pub struct Watch<'a> {
     rounds: Vec<Value>,
     asked: String,
     under_way: Option<(String, State)>,
+    /// The record of the message as it was planned, or of the last round.
+    told: Value,
 }
 
 impl<'a> Watch<'a> {
@@ -43,7 +46,14 @@ impl<'a> Watch<'a> {
             rounds: Vec::new(),
             asked: String::new(),
             under_way: None,
+            told: json!({}),
         }
+    }
+
+    /// What is to be sent, for an interruption before anything of it is known.
+    pub fn sending(mut self, plan: &Plan) -> Self {
+        self.told = record(&Record { state: State::Cancelled, ..plan.untold() });
+        self
     }
 
     /// Takes the spinner away, and gives the reply as it was shown, if any of it was.
@@ -58,25 +68,27 @@ impl<'a> Watch<'a> {
         Some(self.shown)
     }
 
-    /// What to say when Ctrl-C ends the watching. What has not left does not leave any more; the rest may go on.
-    pub async fn interrupted(self, mesh: &Mesh, to: &To) -> CliError {
-        let (rounds, under_way) = (self.rounds.clone(), self.under_way.clone());
+    /// What to say when somebody stops the watching. What has not left does not leave any more; the rest may go on.
+    pub async fn interrupted(self, mesh: &Mesh) -> CliError {
+        let (rounds, under_way, mut fields) =
+            (self.rounds.clone(), self.under_way.clone(), self.told.clone());
+        let name = self.name.clone();
         self.finish();
-        let mut fields = json!({ "to": to });
         if !rounds.is_empty() {
             fields["rounds"] = rounds.into();
         }
         let Some((id, seen)) = under_way else {
             return CliError::interrupted().with_fields(fields);
         };
-        let state = match let_go(mesh, &id, State::Cancelled).await {
-            Ok(Some(stored)) => stored.record.state,
-            // What was seen is all we know.
-            Ok(None) | Err(_) => seen,
-        };
+        let mut state = seen;
         fields["id"] = id.clone().into();
+        // Without the archive, what was seen is all we know.
+        if let Ok(Some(stored)) = let_go(mesh, &id, State::Cancelled).await {
+            state = stored.record.state;
+            extend(&mut fields, record(&stored.record));
+        }
         fields["state"] = state.name().into();
-        let message = format!("interrupted: the message to {} is {} ({id})", to.name, state.name());
+        let message = format!("interrupted: the message to {name} is {} ({id})", state.name());
         let hint = match state {
             State::Cancelled => "it did not leave, and will not".to_owned(),
             State::Queued => {
@@ -89,6 +101,17 @@ impl<'a> Watch<'a> {
 
     fn say(&self, what: String) {
         self.spinner.set_message(what);
+    }
+}
+
+/// A record as documents have it.
+fn record(record: &Record) -> Value {
+    serde_json::to_value(record).unwrap_or_default()
+}
+
+fn extend(fields: &mut Value, more: Value) {
+    if let (Value::Object(fields), Value::Object(more)) = (fields, more) {
+        fields.extend(more);
     }
 }
 
@@ -130,6 +153,7 @@ impl Observer for Watch<'_> {
             }
             Progress::RoundDone(record) => {
                 self.under_way = None;
+                self.told = self::record(record);
                 let reply = record.reply.as_ref().map(|reply| reply.text.clone());
                 if let Some(reply) = &reply {
                     self.spinner.suspend(|| {

@@ -4,7 +4,7 @@ use agent_team_mesh::MeshError;
 use agent_team_mesh::invite::SentError;
 use agent_team_mesh::ops::pair::approve_commands;
 
-use super::{CliError, Exit, SEE_HELP, chain};
+use super::{CliError, Exit, SEE_HELP, chain, our_name};
 
 mod ours;
 mod theirs;
@@ -15,15 +15,20 @@ use ours::{
     archive, device, file, guard, id_in_use, identity, invite, lookup, message, pins, registry, secrets, sync,
 };
 use theirs::{
-    a2a, ask_for_an_invite, call, come_back_in, connect, get_a_token, identity_changed, not_minted, own_call,
-    own_gateway,
+    a2a, ask_for_an_invite, call, come_back_in, connect, filed, get_a_token, identity_changed, not_minted,
+    own_call, own_gateway,
 };
 
 /// Exit code, code and hint of a failure. There is none without a hint: whoever reads it wants to know what to do.
 struct Meaning(Exit, &'static str, String);
 
 pub fn explain(error: &MeshError) -> CliError {
-    let Meaning(exit, code, hint) = meaning(error);
+    let Meaning(exit, code, mut hint) = meaning(error);
+    if let MeshError::NoAddress { to, .. } | MeshError::NoCredential { to } = error
+        && to.email_prefix.eq_ignore_ascii_case(our_name())
+    {
+        hint = "that is yourself: --to names a teammate; agent-mesh list shows them".to_owned();
+    }
     let mut shown = CliError::new(exit, code, chain(error));
     shown.hint = Some(hint);
     shown
@@ -60,6 +65,22 @@ fn meaning(error: &MeshError) -> Meaning {
             ),
         ),
         MeshError::Usage(_) => Meaning(Exit::Usage, "usage", hint(SEE_HELP)),
+        MeshError::NothingToImport { .. } => Meaning(
+            Exit::Usage,
+            "usage",
+            hint(
+                "--from takes the folder of a bash skill, such as ~/.openclaw/workspace/skills/agent-team-mesh",
+            ),
+        ),
+        MeshError::NoCertificate { to, .. } => Meaning(
+            Exit::Usage,
+            "usage",
+            hint(format!(
+                "without TLS there is nothing to pin; {0}'s gateway is known by its identity from the first message on: \
+                 agent-mesh trust show {0}",
+                to.email_prefix
+            )),
+        ),
         MeshError::Nobody => Meaning(
             Exit::Unreachable,
             "reached-nobody",
@@ -158,6 +179,7 @@ fn meaning(error: &MeshError) -> Meaning {
                 ask_for_an_invite(to)
             )),
         ),
+        MeshError::Filed { to, request_id, denied, .. } => filed(to, request_id, denied.clone()),
         MeshError::Archive(error) => archive(error),
         MeshError::NoSuchMessage { .. } => {
             let text = "agent-mesh log lists messages and their ids; eight characters are the least";

@@ -78,5 +78,6 @@ impl Env {
 }
 
 pub(super) fn invalid(name: &str, why: &str) -> CliError {
-    CliError::usage(format!("{name}: {why}"))
+    let hint = format!("correct {name}, or take it away: the default holds then");
+    CliError::usage(format!("{name}: {why}")).hint(hint)
 }

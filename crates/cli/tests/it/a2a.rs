@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use agent_mesh_testkit::{Certificate, TlsFront};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -353,4 +354,32 @@ async fn two_of_us_talk_over_a2a() {
     let id = host.run(&quick).await.ok().json()["id"].as_str().unwrap().to_owned();
     let waited = host.run(&["--json", "wait", &id]).await.ok().json();
     assert!(waited["reply"]["text"].as_str().unwrap().ends_with("later"), "{waited}");
+}
+
+#[tokio::test]
+async fn a_pinned_certificate_is_asked_of_an_a2a_endpoint_too() {
+    let agent = Agent::start(|_| {
+        Some(json!({ "result": { "message": { "messageId": "m", "role": "ROLE_AGENT", "parts": [{ "text": "heard" }] } } }))
+    })
+    .await;
+    let address = agent.url.strip_prefix("http://").unwrap().strip_suffix("/a2a").unwrap();
+    let front = TlsFront::start(Certificate::First, address.parse().unwrap()).await;
+    let url = front.url().replacen("wss://", "https://", 1) + "/a2a";
+    let send = async |entry: Value| {
+        host(&url, &entry).run(&["send", "--to", "bob", "--message", "hi", "--json"]).await
+    };
+    let right = json!({ "tlsFingerprint": Certificate::First.fingerprint() });
+    assert_eq!(send(right).await.ok().json()["reply"]["text"], "heard");
+
+    let calls = agent.asked("SendMessage").len();
+    let wrong = send(json!({ "tlsFingerprint": Certificate::Second.fingerprint() })).await.exits(5).json();
+    assert_eq!(wrong["error"]["code"], "identity-changed", "{wrong}");
+    assert!(wrong["error"]["message"].to_string().contains(Certificate::First.fingerprint()), "{wrong}");
+    // What is said of a gateway elsewhere is not said of this place, for which nobody vouches then.
+    let elsewhere = json!({ "tlsFingerprint": Certificate::First.fingerprint(), "url": "wss://127.0.0.1:9" });
+    assert_eq!(send(elsewhere).await.exits(6).json()["error"]["code"], "unreachable");
+    // Nor is a pinned one given up for plain text.
+    let plain = json!({ "tlsFingerprint": Certificate::First.fingerprint(), "a2aUrl": agent.url });
+    assert_eq!(send(plain).await.exits(5).json()["error"]["code"], "identity-changed");
+    assert_eq!(agent.asked("SendMessage").len(), calls);
 }

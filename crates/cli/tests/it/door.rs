@@ -121,6 +121,65 @@ async fn a_stranger_asks_without_a_token_and_comes_in_when_approved() {
     assert_eq!(serve.end().await, Some(0));
 }
 
+/// What an error says and advises.
+fn told(out: &Out) -> String {
+    let error = &out.json()["error"];
+    format!("{}\n{}", error["message"].as_str().unwrap(), error["hint"].as_str().unwrap())
+}
+
+/// What `doctor` found to be wrong with Bob, and what it advises.
+async fn diagnosis(alices: &Host) -> String {
+    let report = alices.run(&["doctor", "--to", "bob", "--json"]).await.ok().json();
+    let checks = report["checks"].as_array().unwrap().iter();
+    let failed: Vec<_> = checks.filter(|check| check["status"] == "fail").map(Value::to_string).collect();
+    failed.join("\n")
+}
+
+#[tokio::test]
+async fn who_has_asked_hears_that_it_waits_and_the_next_message_looks_whether_it_was_approved() {
+    let bobs = Host::named("bob@example.com");
+    let mut serve = Serve::start(&bobs, &[]).await;
+    let alices = Host::with_bob(&serve.url());
+    fs::remove_file(alices.config("tokens.json")).unwrap();
+    assert!(
+        told(&send(&alices, &[]).await.exits(5)).contains("agent-mesh invite alice"),
+        "who we are is known"
+    );
+    let filed = alices.run(&["pair", "--to", "bob", "--json"]).await.ok().json();
+    let request = filed["requestId"].as_str().unwrap();
+    let approve = format!("agent-mesh pair approve {request}");
+    let waits = send(&alices, &[]).await;
+    assert_eq!(error(&waits), (5, "pairing-required".into()));
+    assert!(told(&waits).contains(&format!("on Bob's host, run one of: {approve}")), "{waits:?}");
+    let found = diagnosis(&alices).await;
+    assert!(found.contains(&approve) && found.contains("Bob was asked at"), "{found}");
+    assert!(!alices.run(&["ping", "--to", "bob", "--json"]).await.ok().stdout.contains("no token"));
+    owner(&bobs, &serve, &["pair", "approve", request]).await.ok();
+    let device = alices.run(&["whoami", "--json"]).await.ok().json()["device"]["id"].clone();
+    let rule = format!("[peers.dev-{}]\nmode = ", device.as_str().unwrap().get(..12).unwrap());
+
+    // Approved, and kept out by the policy: both say so, and neither advises to ask again.
+    bobs.write(bobs.config("policy.toml"), format!("{rule}\"deny\""));
+    reread(&mut serve).await;
+    let denied = send(&alices, &[]).await;
+    let words = told(&denied);
+    assert!(words.contains("Bob's policy: mode") && words.contains("[peers.alice]"), "{words}");
+    let found = diagnosis(&alices).await;
+    for said in [&words, &found] {
+        assert!(
+            said.contains("mode") && said.contains("[peers.alice]") && !said.contains("pair --to"),
+            "{said}"
+        );
+    }
+
+    bobs.write(bobs.config("policy.toml"), format!("{rule}\"allow\""));
+    reread(&mut serve).await;
+    send(&alices, &[]).await.ok();
+    assert_eq!(fs::read_to_string(alices.state("filed.json")).unwrap(), "{}");
+    assert_eq!(diagnosis(&alices).await, "");
+    assert_eq!(serve.end().await, Some(0));
+}
+
 #[tokio::test]
 async fn the_real_gateway_wants_a_token_to_be_asked() {
     let gateway = FakeGateway::start(strict()).await;

@@ -116,6 +116,10 @@ async fn an_invite_that_waits_lets_alice_in_by_itself() {
     let joined = two.join(invite, &[]).await.ok().json();
     assert_eq!(joined["peer"], json!({ "name": "Bob", "emailPrefix": "bob" }));
     assert_eq!((&joined["status"], &joined["registry"]["change"]), (&json!("approved"), &json!("added")));
+    let listed = two.alices.run(&["list", "--json"]).await.ok().json();
+    let who = |row: &Value| (row["emailPrefix"].clone(), row["self"].clone());
+    let listed: Vec<_> = listed["agents"].as_array().unwrap().iter().map(who).collect();
+    assert_eq!(listed, [(json!("alice"), json!(true)), (json!("bob"), json!(false))], "we know who we are");
     let known = two.alices.run(&["trust", "show", "bob", "--json"]).await.ok().json();
     assert_eq!(known["identity"]["deviceId"], holds["gatewayId"], "the gateway was met with the invite");
     let approved = bob.next().await;
@@ -159,8 +163,8 @@ async fn without_waiting_it_prints_the_line_alone_and_says_what_to_run() {
     let request = pending.json()["requestId"].as_str().unwrap().to_owned();
     let listed = two.bob(&["pair", "list"]).run().await.ok().json();
     assert_eq!(
-        (&listed["pending"][0]["requestId"], &listed["pending"][0]["to"]),
-        (&json!(request), &Value::Null)
+        (&listed["pending"][0]["requestId"], &listed["pending"][0]["to"]["emailPrefix"]),
+        (&json!(request), &json!("alice"))
     );
     let name = listed["pending"][0]["displayName"].as_str().unwrap();
     assert!(name.starts_with("agent-mesh:alice (") && !name.contains("invite:"), "{name}");
@@ -333,7 +337,7 @@ async fn an_invite_that_has_ended_is_told_at_once_and_not_shown() {
     }
     let out = two.join(&invite, &[]).await.exits(5);
     assert_eq!(code(&out), "invite-expired");
-    assert!(out.json()["error"]["hint"].as_str().unwrap().contains("agent-mesh invite NAME"));
+    assert!(out.json()["error"]["hint"].as_str().unwrap().contains("agent-mesh invite alice"));
     let listed = two.bob(&["pair", "list"]).run().await.ok().json();
     assert_eq!(listed["pending"], json!([]), "the code was not shown");
     two.serve.end().await;

@@ -420,3 +420,25 @@ async fn over_http_only_who_has_the_token_and_names_loopback_gets_in() {
     let far = host.run(&["--json", "mcp", "--http", "0.0.0.0:0"]).await.exits(7).json();
     assert_eq!(far["error"]["code"], "plain-text-refused");
 }
+
+#[tokio::test]
+async fn a_hint_names_a_tool_or_the_owner() {
+    let gateway = FakeGateway::start(strict().reply(|_| Reply::never())).await;
+    let host = Host::with_bob(&gateway.url());
+    let mut client = Client::open(&host).await;
+    let mut hint = async |arguments: Value| {
+        let answer = client.call("mesh_send", arguments).await;
+        let error = &answer["structuredContent"]["error"];
+        let hint = error["hint"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        assert!(answer["content"].to_string().contains(&hint), "{answer}");
+        hint
+    };
+    let late = hint(json!({ "to": "bob", "message": "hi", "timeoutSeconds": 1 })).await;
+    assert!(late.contains("mesh_wait ") && !late.contains("agent-mesh"), "{late}");
+    std::fs::remove_file(host.config("tokens.json")).unwrap();
+    let invite = hint(json!({ "to": "bob", "message": "another" })).await;
+    assert!(
+        invite.starts_with("no tool of yours does this, so tell your owner: ask Bob for an invite"),
+        "{invite}"
+    );
+}

@@ -151,3 +151,36 @@ async fn an_invite_gives_no_name_that_the_registry_gives_to_another_and_a_revoke
     assert_eq!(refused["error"]["code"], "device-token-invalid");
     assert!(!std::fs::read_to_string(two.carls.state("invites.json")).unwrap().contains(&two.device().await));
 }
+
+#[tokio::test]
+async fn the_list_names_whom_the_door_names() {
+    let two = Two::new(TELLS).await;
+    two.invite("alice").await;
+    let device = two.device().await;
+    let nameless = format!("dev-{}", &device[..12]);
+    let whose = async || {
+        let listed = two.carl(&["pair", "list"]).run().await.ok().json();
+        listed["paired"][0]["to"]["emailPrefix"].as_str().unwrap_or("nobody").to_owned()
+    };
+    assert_eq!(whose().await, "alice");
+    for (policy, door, list) in [
+        (format!("[peers.bob]\ndevice-id = \"{device}\""), "bob", "bob"),
+        (format!("[peers.{nameless}]\nstream = false"), &*nameless, "nobody"),
+    ] {
+        two.carls.write(two.carls.config("policy.toml"), policy);
+        two.becomes(door).await;
+        assert_eq!(whose().await, list);
+    }
+    two.carls.write(two.carls.config("policy.toml"), "nonsense");
+    let listed = two.carl(&["pair", "list"]).run().await.ok();
+    assert!(
+        listed.stderr.contains("names may be wrong") && listed.stderr.contains("policy.toml: line 1"),
+        "{listed:?}"
+    );
+    std::fs::remove_file(two.carls.config("policy.toml")).unwrap();
+
+    // Of a device that the registry gives to two, an invite does not decide.
+    let entry = |prefix: &str| json!({ "name": prefix, "emailPrefix": prefix, "deviceId": device });
+    two.carls.registry(&json!([entry("dora"), entry("emil")]));
+    assert_eq!(whose().await, "nobody");
+}

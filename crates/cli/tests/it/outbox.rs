@@ -1,6 +1,7 @@
 //! `send --queue`, `outbox`, and what the archive keeps of both directions.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use agent_mesh_testkit::{FakeGateway, Reply};
@@ -363,4 +364,29 @@ async fn no_token_reaches_the_archive() {
     assert!(holds("five") && holds("three"), "the messages are there");
     assert!(!holds(SECRET) && !holds(made.trim()), "a token is in the archive");
     assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_to_can_be_listed() {
+    let dead = DeadPort::new();
+    let host = Host::with_bob(&dead.url());
+    let id = queue(&host, "one").await["id"].clone();
+    let folder = host.state("");
+    let set_modes = |file: u32, mode: u32| {
+        for entry in fs::read_dir(&folder).unwrap() {
+            fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(file)).unwrap();
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let run = async |args: &[&str]| host.call(&[args, &["--json"]].concat()).unprivileged().run().await;
+    set_modes(0o400, 0o500);
+    for listing in [&["outbox", "list"][..], &["log"]] {
+        assert_eq!(run(listing).await.ok().json()["messages"][0]["id"], id, "{listing:?}");
+    }
+    for change in [&["outbox", "flush"][..], &["send", "--to", "bob", "--message", "two"]] {
+        let refused = run(change).await.exits(1).json();
+        assert_eq!(refused["error"]["code"], "archive-read-only", "{refused}");
+        assert!(refused["error"]["hint"].to_string().contains(&*folder.to_string_lossy()), "{refused}");
+    }
+    set_modes(0o600, 0o700);
 }

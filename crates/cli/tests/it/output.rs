@@ -92,11 +92,23 @@ async fn mesh_json_is_json_for_good() {
 #[tokio::test]
 async fn help_and_version_are_text_and_success() {
     let host = Host::anonymous();
-    for args in [&["--help"][..], &["--version"], &["send", "--help"], &["--json", "--help"], &["-h"]] {
+    let asked: [&[&str]; 7] = [
+        &["--help"],
+        &["--version"],
+        &["send", "--help"],
+        &["--json", "--help"],
+        &["-h"],
+        &["help"],
+        &["help", "send"],
+    ];
+    for args in asked {
         let out = host.run(args).await.ok();
         assert!(out.stdout.contains("agent-mesh") && out.stderr.is_empty(), "{out:?}");
         assert!(serde_json::from_str::<Value>(&out.stdout).is_err());
     }
+    let help = async |args: &[&str]| host.run(args).await.ok().stdout;
+    assert_eq!(help(&["help", "send"]).await, help(&["send", "--help"]).await);
+    assert_eq!(help(&["help", "pair", "list"]).await, help(&["pair", "list", "--help"]).await);
     let out = host.run::<&str>(&[]).await.exits(2);
     assert!(out.stdout.is_empty() && out.stderr.contains("Usage: agent-mesh"), "{out:?}");
 }

@@ -5,6 +5,7 @@ use std::fs;
 use agent_mesh_testkit::{Cut, FakeGateway, Fault, How, Reply};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{Host, heard, mode, signal, strict, token, until};
 
@@ -331,8 +332,9 @@ async fn ctrl_c_prints_the_id_and_what_was_said() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&document["ok"], &document["error"]["code"]), (&json!(false), &json!("interrupted")));
-    assert!(document["id"].is_string());
     assert_eq!(document["rounds"], json!([{ "message": "start", "reply": "first reply" }]));
+    has_the_record(&document);
+    assert!(document["receipt"]["reachedAt"].is_string() && document["bytes"] == 11, "{document}");
 
     let child = host.call(&["send", "--to", "bob", "--message", "stop"]).spawn();
     until(&gateway, |gateway| gateway.requests("agent").len() == 3).await;
@@ -341,6 +343,49 @@ async fn ctrl_c_prints_the_id_and_what_was_said() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let id = gateway.requests("agent").pop().unwrap()["idempotencyKey"].take();
     assert!(String::from_utf8_lossy(&output.stderr).contains(id.as_str().unwrap()), "{output:?}");
+}
+
+/// An interrupted message has the document of any other.
+#[track_caller]
+fn has_the_record(document: &Value) {
+    for field in ["to", "id", "via", "session", "bytes", "state", "receipt", "reply"] {
+        assert!(document.get(field).is_some(), "no `{field}` in {document}");
+    }
+}
+
+#[tokio::test]
+async fn sigterm_is_answered_as_ctrl_c_is_with_one_document() {
+    let gateway = FakeGateway::start(strict().reply(|_| Reply::never())).await;
+    let host = Host::with_bob(&gateway.url());
+    let end = async |child: tokio::process::Child| {
+        signal(&child, Signal::TERM);
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let child = host.call(&["send", "--to", "bob", "--message", "stop", "--json"]).spawn();
+    until(&gateway, |gateway| gateway.requests("agent").len() == 1).await;
+    let sent = end(child).await;
+    has_the_record(&sent);
+    let id = sent["id"].as_str().unwrap();
+    for ids in [&[id][..], &[id, id]] {
+        let before = gateway.connections();
+        let child = host.call(&[&["wait", "--json"], ids].concat()).spawn();
+        until(&gateway, |gateway| gateway.connections() > before).await;
+        let waited = end(child).await;
+        assert_eq!((&waited["command"], &waited["error"]["code"]), (&json!("wait"), &json!("interrupted")));
+        let records = if ids.len() > 1 { waited["results"].as_array().unwrap() } else { &vec![waited] };
+        assert_eq!(records.len(), ids.len());
+        records.iter().for_each(has_the_record);
+    }
+
+    let mut child = host.call(&["log", "--follow", "--json"]).spawn();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(line["id"], id);
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().await.unwrap().code(), Some(130));
+    assert_eq!(lines.next_line().await.unwrap(), None, "the lines are messages, and nothing else");
 }
 
 /// "Do not send it again" was said of a message that nobody had got.
@@ -358,9 +403,36 @@ async fn ctrl_c_before_anything_left_takes_the_message_back() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["state"], "cancelled");
+    has_the_record(&document);
     assert!(!document["error"]["hint"].as_str().unwrap().contains("do not send"), "{document}");
     let waited = host.run(&["--json", "wait", document["id"].as_str().unwrap()]).await.exits(1).json();
     assert_eq!((&waited["state"], &waited["error"]["code"]), (&json!("cancelled"), &json!("ended")));
+}
+
+#[tokio::test]
+async fn nobody_is_advised_to_invite_himself() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    let advice = async |url: &str| {
+        host.registry(&json!([{ "name": "Alice", "emailPrefix": "alice", "url": url }]));
+        let out = host.run(&["send", "--to", "alice", "--message", "hi", "--json"]).await;
+        out.json()["error"]["hint"].as_str().unwrap().to_owned()
+    };
+    for url in ["", "ws://127.0.0.1:9"] {
+        assert!(advice(url).await.contains("that is yourself"), "{url:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_closed_to_us_is_named_in_the_hint() {
+    let host = Host::with_bob("ws://127.0.0.1:9");
+    host.run(&["whoami"]).await.ok();
+    let closed = host.path("closed");
+    fs::create_dir(&closed).unwrap();
+    let call = host.call(&["send", "--to", "bob", "--message", "hi", "--json"]).unprivileged();
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    let out = call.env("MESH_STATE_DIR", closed.join("state")).run().await.exits(1);
+    let hint = out.json()["error"]["hint"].as_str().unwrap().to_owned();
+    assert!(hint.contains(&format!("ls -ld {}", closed.display())), "{hint}");
 }
 
 #[tokio::test]

@@ -235,7 +235,7 @@ async fn a_command_that_is_not_there_is_refused_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_run_that_fails_is_told_to_the_owner_without_a_word_of_it() {
+async fn a_run_that_fails_is_told_to_the_owner_with_its_commands_last_words_and_to_the_sender_without() {
     let host = Host::new();
     host.write("serve.token", token("bob"));
     let fails = [
@@ -246,18 +246,25 @@ async fn a_run_that_fails_is_told_to_the_owner_without_a_word_of_it() {
         "--",
         "/bin/sh",
         "-c",
-        "echo inner words >&2; exit 3",
+        "seq 1 9 >&2; printf 'inner\\033[31m words' >&2; exit 3",
     ];
     let mut serve = Serve::start(&host, &fails).await;
     let alices = Host::with_bob(&serve.url());
     let sent =
         alices.run(&["send", "--to", "bob", "--message", "outer words", "--json"]).await.exits(1).json();
-    let line = serve.line().await;
     let run = sent["id"].as_str().unwrap();
-    assert_eq!(
-        line,
-        format!("warning: run {run} of owner failed: the agent's command failed (exit status: 3)\n")
+    let expected = format!(
+        "warning: run {run} of owner failed: the agent's command failed (exit status: 3)\n  | 6\n  | 7\n  | 8\n  | 9\n  | \
+         inner\\u{{1b}}[31m words\n"
     );
+    let mut lines = String::new();
+    for _ in expected.lines() {
+        lines += &serve.line().await;
+    }
+    assert_eq!(lines, expected);
+    assert!(!sent.to_string().contains("inner"), "{sent}");
+    let logged = alices.run(&["log", "show", run, "--json"]).await.ok();
+    assert!(!logged.stdout.contains("inner"), "{logged:?}");
 }
 
 /// What only waited has not begun, and was promised to its sender: it runs when the gateway is back, once. What had begun

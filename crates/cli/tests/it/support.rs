@@ -128,6 +128,21 @@ impl Call {
         self
     }
 
+    /// By somebody whom file modes keep out of something, which they do not keep root.
+    pub fn unprivileged(mut self) -> Self {
+        const NOBODY: u32 = 65_534;
+        if rustix::process::geteuid().is_root() {
+            let mut folders = vec![self.home.clone()];
+            while let Some(path) = folders.pop() {
+                std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+                let entries = fs::read_dir(&path).into_iter().flatten();
+                folders.extend(entries.map(|entry| entry.unwrap().path()));
+            }
+            self.command.uid(NOBODY).gid(NOBODY);
+        }
+        self
+    }
+
     /// With no more than so many files open at once; `hard` says that it may not allow itself more.
     pub fn descriptors(mut self, most: usize, hard: bool) -> Self {
         let ulimit = if hard { "ulimit -n" } else { "ulimit -S -n" };

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
 
-/// A failing command's last words are logged up to so many bytes.
+/// A failing command's last words are kept up to so many bytes.
 const STDERR_TAIL: usize = 2048;
 /// What the command left behind in a group of its own may hold its output open for so long.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
@@ -36,8 +36,8 @@ const MESSAGE: &str = "{message}";
 /// It runs in a process group of its own, which is killed when the turn ends, however it ends; a process that has left the
 /// group (`setsid`) survives.
 ///
-/// The sender of a message is told that the command failed and its exit status. What it wrote to its standard error is
-/// logged here, because it may name files, hosts and secrets of ours.
+/// The sender of a message is told that the command failed and its exit status. The end of what it wrote to its standard
+/// error is the owner's alone, because it may name files, hosts and secrets of ours.
 #[derive(Debug, Clone)]
 pub struct ExecAgent {
     /// The program.
@@ -171,7 +171,8 @@ impl ExecAgent {
         }
         let stderr = String::from_utf8_lossy(&complaint);
         tracing::warn!(%status, stderr = stderr.trim(), run = turn.run_id, "the agent's command failed");
-        Err(AgentFailure::failed(format!("the agent's command failed ({status})")))
+        let why = format!("the agent's command failed ({status})");
+        Err(AgentFailure::Explained { why, aside: stderr.trim().to_owned() })
     }
 }
 

@@ -106,13 +106,21 @@ impl Deltas {
     }
 }
 
-/// Why an agent gave no reply. The words reach the sender: put no secret into them.
+/// Why an agent gave no reply. The words reach the sender, but those that are called aside: put no secret into them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentFailure {
     /// It failed.
     #[error("{0}")]
     Failed(String),
+    /// It failed, and there is more to be said of it than the sender may hear.
+    #[error("{why}")]
+    Explained {
+        /// What the sender is told.
+        why: String,
+        /// What only the owner is told.
+        aside: String,
+    },
     /// It took longer than it may.
     #[error("the agent took too long")]
     TimedOut,

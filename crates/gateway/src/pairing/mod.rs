@@ -188,6 +188,8 @@ pub(crate) struct Pairing {
     pub(crate) codes: Codes,
     /// Devices that are in and showed a code since, with the names that they gave themselves then, until they are read.
     pub(crate) redeemed: BTreeMap<String, String>,
+    /// Whether a device was seen since the list was saved.
+    pub(crate) is_outdated: bool,
     max_pending: usize,
     max_pending_per_ip: usize,
 }
@@ -212,6 +214,7 @@ impl Pairing {
     pub(crate) fn seen(&mut self, claim: &Claim, now: Now) {
         if let Some(device) = self.paired.get_mut(&claim.device_id) {
             device.last_seen_at_ms = Some(now.ms);
+            self.is_outdated = true;
             let claimed = claim.display_name.clone();
             device.claimed_name = claimed.filter(|name| device.claim.display_name.as_ref() != Some(name));
         }

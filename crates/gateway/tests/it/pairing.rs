@@ -1,8 +1,10 @@
 //! From the request to the removal.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use agent_mesh_gateway::{EchoAgent, MemoryStore, Store};
+use agent_mesh_gateway::{Config, EchoAgent, MemoryStore, Store};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -126,6 +128,60 @@ async fn approved_devices_survive_a_restart() {
     let hello = second.try_connect(&Hello::device_token(&token).device(1), BOB).await;
     assert_eq!(hello["ok"], true, "{hello}");
     assert_ne!(hello["payload"]["server"]["bootId"], minted["payload"]["server"]["bootId"]);
+}
+
+/// A disk that counts what is written to it.
+#[derive(Default)]
+struct Counted {
+    disk: MemoryStore,
+    writes: AtomicUsize,
+}
+
+impl Store for Counted {
+    fn load(&self) -> std::io::Result<Option<Vec<u8>>> {
+        self.disk.load()
+    }
+    fn save(&self, bytes: &[u8]) -> std::io::Result<()> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.disk.save(bytes)
+    }
+}
+
+/// When the only device was seen last, as the owner is told.
+async fn last_seen(gateway: &Fixture) -> Option<i64> {
+    gateway.owner().await.ok("device.pair.list", json!({})).await["paired"][0]["lastSeenAtMs"].as_i64()
+}
+
+#[tokio::test]
+async fn when_a_device_was_seen_last_survives_a_restart_and_costs_no_write_a_connection() {
+    let store = Arc::new(Counted::default());
+    let start = async |seen: Duration| {
+        let store = Arc::clone(&store);
+        let change = |config: &mut Config| (config.store, config.timing.seen) = (store, seen);
+        Fixture::start(Arc::new(EchoAgent::new()), change).await
+    };
+    let mut first = start(Duration::from_secs(3600)).await;
+    let token = first.pair(1, &RW).await;
+    let before = store.writes.load(Ordering::SeqCst);
+    for _ in 0..20 {
+        first.client(&Hello::device_token(&token).device(1), BOB).await;
+    }
+    let seen = last_seen(&first).await;
+    assert!(seen.is_some());
+    assert_eq!(store.writes.load(Ordering::SeqCst), before);
+    first.stop();
+    first.running.await.unwrap();
+    assert_eq!(store.writes.load(Ordering::SeqCst), before + 1);
+
+    // Whoever is killed has kept it, too.
+    let second = start(Duration::from_millis(10)).await;
+    assert_eq!(last_seen(&second).await, seen);
+    second.client(&Hello::device_token(&token).device(1), BOB).await;
+    let newer = last_seen(&second).await.unwrap();
+    let kept = || String::from_utf8(store.load().unwrap().unwrap()).unwrap();
+    while !kept().contains(&newer.to_string()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A disk that is full.

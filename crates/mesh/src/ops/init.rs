@@ -142,7 +142,7 @@ fn registry(mesh: &Mesh, theirs: &Theirs, overwrite: bool) -> Result<(Registry, 
 }
 
 /// Ourselves, with the address still to be filled in. No made-up teammates: a broadcast would try them.
-fn starter_entry(email_prefix: &str) -> Agent {
+pub(super) fn starter_entry(email_prefix: &str) -> Agent {
     let mut letters = email_prefix.chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);
     let name: String = first.chain(letters).collect();

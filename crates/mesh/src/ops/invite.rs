@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use openclaw_client::protocol::methods::device::{MintSetupCode, SetupCode};
+use openclaw_client::protocol::methods::device::{MintSetupCode, PendingDevice, SetupCode};
 use openclaw_client::protocol::methods::info::GatewayIdentityGet;
 use openclaw_client::{CallError, Endpoint, Fingerprint};
 use tokio::time::{Duration, Instant};
@@ -41,13 +41,20 @@ pub struct Sent {
     pub expires_at: Timestamp,
 }
 
-/// The devices that showed an invite of ours, and whose they are. That they were let in is our gateway's to say.
+/// The devices that showed an invite of ours, those that show one while they wait among them, and whose they are. That
+/// they were let in is our gateway's to say.
 ///
 /// # Errors
 /// When the file of invites cannot be used.
-pub fn guests(mesh: &Mesh) -> Result<Vec<(String, To)>, MeshError> {
-    let guests = mesh.sent_invites().read()?;
-    Ok(guests.devices().map(|(id, to)| (id.to_owned(), to)).collect())
+pub fn guests(mesh: &Mesh, waiting: &[PendingDevice]) -> Result<Vec<(String, To)>, MeshError> {
+    let (guests, now) = (mesh.sent_invites().read()?, Timestamp::now());
+    let shows = |row: &PendingDevice| match guests.standing(row.display_name.as_deref()?, &row.device_id, now)
+    {
+        Some(Standing::Open(to)) => Some((row.device_id.clone(), to)),
+        _ => None,
+    };
+    let known = guests.devices().map(|(id, to)| (id.to_owned(), to));
+    Ok(known.chain(waiting.iter().filter_map(shows)).collect())
 }
 
 /// Gives an open invite of ours to a device that is in already and shows it by its name: it is called so from then on.

@@ -8,6 +8,7 @@ use openclaw_client::{Access, CallError, Client, ConnectError, Credential, Finge
 use serde::Serialize;
 use tokio::time::{Duration, Instant, sleep};
 
+use super::init::starter_entry;
 use super::invite::{LONGEST, stranger};
 use super::pair::POLL;
 use crate::error::MeshError;
@@ -329,7 +330,8 @@ fn enter(
     Ok(Joined { peer: peer.to, status, address, request_id: None, registry })
 }
 
-/// Puts the teammate into the registry. What it says already stays, unless `replace`; what it does not say is filled in.
+/// Puts the teammate into the registry, and before him ourselves if it lists nobody, as `init` does. What it says already
+/// stays, unless `replace`; what it does not say is filled in.
 fn enroll(mesh: &Mesh, peer: &To, invite: &Invite, replace: bool) -> Result<Enrolled, MeshError> {
     let path = &mesh.config().registry;
     let _lock = private_file::lock(&mesh.config().state_dir.join("sync/registry"))?;
@@ -337,6 +339,9 @@ fn enroll(mesh: &Mesh, peer: &To, invite: &Invite, replace: bool) -> Result<Enro
         Err(RegistryError::Missing { .. }) => Registry::default(),
         other => other?,
     };
+    if registry.agents.is_empty() {
+        registry.agents.extend(mesh.identity()?.map(|me| starter_entry(&me.email_prefix)));
+    }
     let (agent, is_new) = match registry.agents.iter().position(|agent| is_of(agent, peer)) {
         Some(index) => (&mut registry.agents[index], false),
         None => {

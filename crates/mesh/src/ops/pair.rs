@@ -1,6 +1,5 @@
 //! Pairing: getting our device approved by a peer, and approving devices on our own gateway.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use openclaw_client::protocol::Fault;
@@ -152,19 +151,11 @@ async fn ask(
     }
 }
 
-/// Whose devices are whose, by device id: those that the registry has for a teammate, and those that came by an invite.
-///
-/// # Errors
-/// When the file of invites cannot be used.
-pub fn owners(mesh: &Mesh, device_ids: &[&str]) -> Result<HashMap<String, To>, MeshError> {
-    let guests = mesh.sent_invites().read()?;
-    let agents = mesh.registry().map_or(&[][..], |registry| &registry.agents);
-    let owner = |id: &str| {
-        let listed = agents.iter().find(|agent| agent.device_id.as_deref() == Some(id));
-        listed.map(To::from).or_else(|| guests.whose(id))
-    };
-    let known = device_ids.iter().filter_map(|id| Some(((*id).to_owned(), owner(id)?)));
-    Ok(known.collect())
+/// For whom the registry has a device.
+#[must_use]
+pub fn listed(mesh: &Mesh, device_id: &str) -> Option<To> {
+    let agents = &mesh.registry().ok()?.agents;
+    agents.iter().find(|agent| agent.device_id.as_deref() == Some(device_id)).map(To::from)
 }
 
 /// A device's name as people want to read it, without what it proves to a program.

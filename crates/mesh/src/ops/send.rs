@@ -108,7 +108,8 @@ impl Plan {
     }
 
     /// The record of a plan that nobody carried out.
-    pub(super) fn untold(&self) -> Record {
+    #[must_use]
+    pub fn untold(&self) -> Record {
         Record {
             to: self.to.clone(),
             id: self.id.clone(),

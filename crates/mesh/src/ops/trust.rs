@@ -95,9 +95,7 @@ pub async fn add(
 ) -> Result<Trusted, MeshError> {
     let peer = Peer::new(mesh, agent)?;
     if !peer.endpoint.is_tls() {
-        let what =
-            format!("{} has no TLS, so there is no certificate to pin: use a wss:// url", peer.endpoint);
-        return Err(MeshError::Usage(what));
+        return Err(MeshError::NoCertificate { to: peer.to, endpoint: peer.endpoint.to_string() });
     }
     let pin = match expected.or(peer.dial.pin) {
         Some(pin) => pin,

@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::device::DeviceKey;
 use crate::error::MeshError;
+use crate::filed::PairRequest;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::route::recognize;
@@ -31,10 +32,14 @@ pub(crate) fn credential(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshErr
     Ok(shared.map_or(Credential::None, |token| Credential::Shared(token.clone())))
 }
 
-/// The same, where there has to be one.
+/// The same, where there has to be one: or a request of ours, at a gateway that took it without any. If that was approved,
+/// our device is enough, and the gateway gives it a token.
 pub(crate) fn credential_to_talk(mesh: &Mesh, peer: &Peer) -> Result<Credential, MeshError> {
     match credential(mesh, peer).map_err(|error| asked(mesh, peer).unwrap_or(error))? {
-        Credential::None => Err(no_credential(mesh, peer)),
+        Credential::None => match no_credential(mesh, peer) {
+            MeshError::Filed { .. } => Ok(Credential::None),
+            error => Err(error),
+        },
         credential => Ok(credential),
     }
 }
@@ -64,7 +69,15 @@ async fn connect(
 
 /// We have nothing to show a peer: how far we came with him before.
 pub(crate) fn no_credential(mesh: &Mesh, peer: &Peer) -> MeshError {
-    asked(mesh, peer).unwrap_or_else(|| MeshError::NoCredential { to: peer.to.clone() })
+    let filed = || filed(mesh, peer);
+    asked(mesh, peer).or_else(filed).unwrap_or_else(|| MeshError::NoCredential { to: peer.to.clone() })
+}
+
+/// Whether it is a request that has to be approved.
+pub(crate) fn filed(mesh: &Mesh, peer: &Peer) -> Option<MeshError> {
+    let PairRequest { request_id, at, denied, .. } =
+        mesh.filed().of(&peer.to).filter(|filed| filed.url == peer.endpoint.to_string())?;
+    Some(MeshError::Filed { to: peer.to.clone(), request_id, at, denied })
 }
 
 /// Whether it is an invite that has to be given again.
@@ -151,11 +164,30 @@ pub(crate) async fn connect_with(
 ) -> Result<Client, MeshError> {
     let device = mesh.device()?;
     let access = Access::peer(credential.clone(), mesh.display_name()?);
-    let dialled = dial(mesh, peer, access, device, deadline, trace).await;
-    let (client, asked) = dialled.map_err(|error| peer.failed(error))?;
+    let dialled = dial(mesh, peer, access, device, deadline, trace).await.map_err(|error| peer.failed(error));
+    if let Err(error) = &dialled {
+        note_request(mesh, peer, error);
+    }
+    let (client, asked) = dialled?;
     recognize::check(mesh, peer, &client, asked, peer.extended(deadline)).await?;
     keep_device_token(mesh, peer, &client, &credential)?;
     Ok(client)
+}
+
+/// Remembers where a request of ours stands. If it cannot be, only who looks later knows less.
+fn note_request(mesh: &Mesh, peer: &Peer, error: &MeshError) {
+    let noted = match error.refusal() {
+        Some(Fault::PairingRequired { request_id: Some(id), .. }) => {
+            mesh.filed().note(&peer.to, &id, peer.endpoint.to_string())
+        }
+        Some(Fault::PolicyDenied { rule, .. }) => {
+            mesh.filed().denied(&peer.to, rule.as_deref().unwrap_or("a rule"))
+        }
+        _ => Ok(()),
+    };
+    if let Err(error) = noted {
+        tracing::debug!(%error, "where our request stands is not remembered");
+    }
 }
 
 /// Dials, waits for the challenge, says who we are. Who has never been met has to be asked who he is, and is at once.
@@ -219,5 +251,6 @@ pub(crate) fn keep_device_token(
         issued_at: Timestamp::now(),
         url: peer.endpoint.to_string(),
     };
-    mesh.keep_device_token(&peer.to.email_prefix, token)
+    mesh.keep_device_token(&peer.to.email_prefix, token)?;
+    Ok(mesh.filed().forget(&peer.to)?)
 }

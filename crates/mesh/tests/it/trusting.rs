@@ -114,5 +114,5 @@ async fn a_pinned_certificate_is_not_given_up_for_plain_text() {
 #[tokio::test]
 async fn without_tls_there_is_nothing_to_add() {
     let (team, _bob) = Team::with_bob(Script::new()).await;
-    assert!(matches!(add(&team, None).await.unwrap_err(), MeshError::Usage(_)));
+    assert!(matches!(add(&team, None).await.unwrap_err(), MeshError::NoCertificate { .. }));
 }

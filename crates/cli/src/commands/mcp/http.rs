@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::Server;
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -74,7 +75,7 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = tokio::signal::ctrl_c() => break,
+            () = interrupted() => break,
         };
         match accepted {
             Ok((stream, _)) => drop(tokio::spawn(visit(Arc::clone(&door), stream))),
@@ -139,8 +140,12 @@ fn token(file: Option<&Path>, settings: &Settings) -> Result<(Secret, Option<Pat
         Ok::<_, CliError>(text)
     };
     if let Some(path) = file {
-        let token =
-            read(path)?.ok_or_else(|| CliError::usage(format!("{}: no such file", path.display())))?;
+        let token = read(path)?.ok_or_else(|| {
+            CliError::no_file(
+                path,
+                "it has to hold the token, with mode 0600; without --token-file one is made",
+            )
+        })?;
         return Ok((token, None));
     }
     let path = settings.state_dir.value.join("mcp-token");

@@ -12,6 +12,7 @@ use crate::settings::Settings;
 use crate::ui::Ui;
 
 mod asked;
+mod hint;
 mod http;
 mod progress;
 mod resources;

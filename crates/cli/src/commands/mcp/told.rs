@@ -10,6 +10,7 @@ use rmcp::model::{CallToolResult, ContentBlock};
 use rmcp::schemars::{self, JsonSchema};
 use serde::Serialize;
 
+use super::hint::for_model;
 use crate::error::CliError;
 use crate::text;
 
@@ -84,7 +85,8 @@ pub struct Failure {
 
 impl From<&CliError> for Failure {
     fn from(error: &CliError) -> Self {
-        Self { code: error.code.to_owned(), message: error.message.clone(), hint: error.hint.clone() }
+        let hint = error.hint.as_deref().map(for_model);
+        Self { code: error.code.to_owned(), message: error.message.clone(), hint }
     }
 }
 

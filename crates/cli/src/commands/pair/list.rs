@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use agent_mesh_gateway::Member;
 use agent_team_mesh::Mesh;
 use agent_team_mesh::client::protocol::methods::device::{PairedDevice, Pairings, PendingDevice};
 use agent_team_mesh::ops::pair::{self, readable_name};
@@ -10,16 +11,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::commands::serve::access;
 use crate::error::{CliError, Exit};
+use crate::settings::Settings;
 use crate::ui::Ui;
 
 type Owners = HashMap<String, To>;
 
 /// Who waits, who is in, and whose devices they are.
-pub async fn list(mesh: &Mesh, deadline: Instant, ui: &Ui) -> Result<Exit, CliError> {
+pub async fn list(mesh: &Mesh, settings: &Settings, deadline: Instant, ui: &Ui) -> Result<Exit, CliError> {
     let Pairings { pending, paired } = pair::pairings(mesh, deadline).await?;
-    let ids = pending.iter().map(|row| &*row.device_id).chain(paired.iter().map(|row| &*row.device_id));
-    let owners = pair::owners(mesh, &ids.collect::<Vec<_>>())?;
+    let book = access::book(settings, mesh, &pending, ui)?;
+    let ids = pending.iter().map(|row| &row.device_id).chain(paired.iter().map(|row| &row.device_id));
+    let owners: Owners = ids.filter_map(|id| Some((id.clone(), to(mesh, &*book.whose(id)?)))).collect();
     if !pending.is_empty() {
         ui.out("waiting for approval:");
         let header = ["REQUEST", "DEVICE", "TEAMMATE", "CALLS ITSELF", "SCOPES", "FROM"];
@@ -37,6 +41,11 @@ pub async fn list(mesh: &Mesh, deadline: Instant, ui: &Ui) -> Result<Exit, CliEr
     let paired: Vec<Value> = paired.iter().map(|row| paired_json(row, &owners)).collect();
     ui.document("pair", Exit::Done, json!({ "pending": pending, "paired": paired }));
     Ok(Exit::Done)
+}
+
+fn to(mesh: &Mesh, member: &Member) -> To {
+    let known = mesh.registry().ok().and_then(|registry| registry.by_prefix(&member.key));
+    known.map_or_else(|| To { name: member.name.clone(), email_prefix: member.key.clone() }, To::from)
 }
 
 fn pending_row(row: &PendingDevice, owners: &Owners) -> Vec<String> {

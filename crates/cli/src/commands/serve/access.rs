@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use agent_mesh_gateway::{Access, Member, Policy, Reload, Roster};
+use agent_team_mesh::client::protocol::methods::device::PendingDevice;
 use agent_team_mesh::ops::invite;
 use agent_team_mesh::private_file;
 use agent_team_mesh::registry::{Registry, RegistryError};
@@ -64,7 +65,7 @@ impl Files {
             }
             None => Policy::open(),
         };
-        Ok(Access { policy, roster: roster(&self.registry)?.with_guests(guests(&self.mesh)?) })
+        Ok(Access { policy, roster: roster(&self.registry)?.with_guests(guests(&self.mesh, &[])?) })
     }
 
     fn marks(&self) -> Marks {
@@ -107,9 +108,9 @@ fn roster(path: &Path) -> Result<Roster, CliError> {
     })))
 }
 
-/// Those who showed an invite of ours.
-fn guests(mesh: &Mesh) -> Result<Vec<Member>, CliError> {
-    let guests = invite::guests(mesh)?.into_iter();
+/// Those who showed an invite of ours, or show one while they wait.
+fn guests(mesh: &Mesh, waiting: &[PendingDevice]) -> Result<Vec<Member>, CliError> {
+    let guests = invite::guests(mesh, waiting)?.into_iter();
     Ok(guests
         .map(|(device, to)| Member {
             key: to.email_prefix,
@@ -118,6 +119,21 @@ fn guests(mesh: &Mesh) -> Result<Vec<Member>, CliError> {
             ..Member::default()
         })
         .collect())
+}
+
+/// Who is who, as `serve` has it; who waits and shows an invite has a name, too. A policy or a registry that cannot be
+/// read is done without, which is said.
+pub fn book(
+    settings: &Settings,
+    mesh: &Mesh,
+    waiting: &[PendingDevice],
+    ui: &Ui,
+) -> Result<Access, CliError> {
+    let unread = |error: CliError| ui.warn(format!("names may be wrong: {}", error.message));
+    let policy = policy(&settings.policy.value).map_err(unread).ok().flatten();
+    let roster = roster(&settings.registry.value).map_err(unread).unwrap_or_default();
+    let roster = roster.with_guests(guests(mesh, waiting)?);
+    Ok(Access { policy: policy.unwrap_or_default(), roster })
 }
 
 /// Reads the files again whenever they change, a device is approved or a SIGHUP comes, for ever. What cannot be read

@@ -169,7 +169,7 @@ impl BackendArgs {
             return Ok(settings.openai_key()?.map(|key| ApiKey::new(key.expose())));
         };
         let bytes = private_file::read(path).map_err(MeshError::from)?;
-        let bytes = bytes.ok_or_else(|| CliError::usage(format!("{}: no such file", path.display())))?;
+        let bytes = bytes.ok_or_else(|| CliError::no_file(path, "it has to hold the key, with mode 0600"))?;
         match std::str::from_utf8(&bytes).map(str::trim) {
             Ok(key) if !key.is_empty() => Ok(Some(ApiKey::new(key))),
             _ => Err(CliError::usage(format!("{}: it holds no key", path.display()))),

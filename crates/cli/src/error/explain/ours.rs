@@ -1,6 +1,7 @@
 //! What stands in the way on our side: files, names, limits.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use agent_team_mesh::archive::ArchiveError;
 use agent_team_mesh::device::DeviceKeyError;
@@ -9,7 +10,7 @@ use agent_team_mesh::identity::IdentityError;
 use agent_team_mesh::invite::InviteError;
 use agent_team_mesh::message::MessageError;
 use agent_team_mesh::pins::PinsError;
-use agent_team_mesh::private_file::PrivateFileError;
+use agent_team_mesh::private_file::{PrivateFileError, shell_word};
 use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
 use agent_team_mesh::secrets::SecretsError;
@@ -119,6 +120,15 @@ pub(super) fn archive(error: &ArchiveError) -> Meaning {
             Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
         }
         ArchiveError::Taken => Meaning(Exit::Busy, "taken", hint("agent-mesh log shows what becomes of it")),
+        ArchiveError::ReadOnly { path } => Meaning(
+            Exit::Failed,
+            "archive-read-only",
+            hint(format!(
+                "nothing was changed: give us the right to write to it and to its folder, or name another with --state-dir; \
+                 ls -ld {0} {0}/* shows whose they are",
+                shell_word(path.parent().unwrap_or(path))
+            )),
+        ),
         ArchiveError::Full { .. } => Meaning(Exit::Failed, "disk-full", hint("make room, then send again")),
         ArchiveError::File(error) => file(error),
         _ => Meaning(
@@ -217,26 +227,37 @@ pub(super) fn file(error: &PrivateFileError) -> Meaning {
                 path.display()
             )),
         ),
-        PrivateFileError::Io { source, .. } => Meaning(Exit::Failed, "io", hint(machine(source.kind()))),
+        PrivateFileError::Io { path, source, .. } => {
+            Meaning(Exit::Failed, "io", machine(source.kind(), Some(path)))
+        }
         _ => Meaning(Exit::Failed, "io", hint("agent-mesh doctor looks at everything on our side")),
     }
 }
 
-/// What helps when this machine says no.
-pub fn machine(kind: ErrorKind) -> &'static str {
-    match kind {
+/// What helps when this machine says no, to what it is about if that is known.
+pub fn machine(kind: ErrorKind, path: Option<&Path>) -> String {
+    let text = match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "make room on that disk: df -h shows how full it is"
         }
         ErrorKind::ReadOnlyFilesystem => {
             "nothing can be written there: --state-dir, --registry and --tokens name other places"
         }
-        ErrorKind::PermissionDenied => {
-            "we may not: ls -ld shows whose it is; --state-dir, --registry and --tokens name other places"
-        }
+        ErrorKind::PermissionDenied => return not_permitted(path),
         ErrorKind::NotFound => "there is no such file: look at how its name is spelled",
+        ErrorKind::IsADirectory => "it is a folder: name a file in it",
         _ => "agent-mesh doctor looks at everything on our side",
-    }
+    };
+    text.to_owned()
+}
+
+/// Of what is not there yet, the folder is shown in which it would be.
+fn not_permitted(path: Option<&Path>) -> String {
+    let shown = path.and_then(|path| path.ancestors().find(|path| path.exists()));
+    let shown = shown.map(|path| format!(" {}", shell_word(path))).unwrap_or_default();
+    format!(
+        "we may not: ls -ld{shown} shows whose it is; --state-dir, --registry and --tokens name other places"
+    )
 }
 
 pub(super) fn pins(error: &PinsError) -> Meaning {

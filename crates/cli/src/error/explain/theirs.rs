@@ -8,7 +8,7 @@ use agent_team_mesh::pins::{Mark, PinnedBy};
 use agent_team_mesh::record::To;
 
 use super::{Meaning, hint};
-use crate::error::Exit;
+use crate::error::{Exit, our_name};
 
 pub(super) fn identity_changed(to: &To, mark: Mark, pinned_by: PinnedBy) -> Meaning {
     let (name, prefix) = (&to.name, &to.email_prefix);
@@ -131,11 +131,7 @@ fn not_let_in(to: &To, fault: Fault) -> Meaning {
             ),
         ),
         Fault::DeviceTokenMismatch => Meaning(Exit::Auth, "device-token-invalid", another_or_ended(to)),
-        Fault::PairingRequired { request_id: Some(id), .. } => {
-            let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
-            let text = format!("on {}'s host, run one of: {ours}  |  {theirs}; then send again", to.name);
-            Meaning(Exit::Auth, "pairing-required", text)
-        }
+        Fault::PairingRequired { request_id: Some(id), .. } => filed(to, &id, None),
         Fault::PairingRequired { .. } | Fault::DeviceIdentityRequired => {
             Meaning(Exit::Auth, "pairing-required", format!("agent-mesh pair --to {prefix}"))
         }
@@ -168,6 +164,16 @@ fn not_let_in(to: &To, fault: Fault) -> Meaning {
     }
 }
 
+/// Our request waits, or was approved and something else keeps us out.
+pub(super) fn filed(to: &To, request_id: &str, denied_by: Option<String>) -> Meaning {
+    if denied_by.is_some() {
+        return denied(to, denied_by, None, None);
+    }
+    let [ours, theirs] = [0, 1].map(|n| approve_commands(request_id)[n].clone());
+    let text = format!("on {}'s host, run one of: {ours}  |  {theirs}; then send again", to.name);
+    Meaning(Exit::Auth, "pairing-required", text)
+}
+
 /// What the peer's policy says. What passes by itself is no refusal of us.
 pub(super) fn denied(
     to: &To,
@@ -175,6 +181,7 @@ pub(super) fn denied(
     limit: Option<u64>,
     retry_after_ms: Option<u64>,
 ) -> Meaning {
+    let is_mode = rule.as_deref() == Some("mode");
     let rule = rule.unwrap_or_else(|| "a rule".to_owned());
     let limit = limit.map(|limit| format!(" = {limit}")).unwrap_or_default();
     let rule = format!("{}'s policy: {}{limit}", to.name, crate::text::one_line(&rule));
@@ -183,6 +190,16 @@ pub(super) fn denied(
             let wait = wait / 1000 + 1;
             Meaning(Exit::Busy, "denied-by-peer", hint(format!("{rule}; it passes in {wait} s")))
         }
+        None if is_mode => Meaning(
+            Exit::Auth,
+            "denied-by-peer",
+            hint(format!(
+                "{rule}; only {0} can change that: ask {0} to add [peers.{1}] with mode = \"allow\" to the policy.toml there, \
+                 or under [peers.dev-…] while their agent-mesh pair list has no TEAMMATE for our device",
+                to.name,
+                our_name()
+            )),
+        ),
         None => {
             Meaning(Exit::Auth, "denied-by-peer", hint(format!("{rule}; only {} can change that", to.name)))
         }
@@ -322,8 +339,9 @@ pub(super) fn get_a_token(to: &To) -> String {
 
 pub(super) fn ask_for_an_invite(to: &To) -> String {
     format!(
-        "ask {} for an invite (on their host: agent-mesh invite NAME), then here: agent-mesh join -",
-        to.name
+        "ask {} for an invite (on their host: agent-mesh invite {}), then here: agent-mesh join -",
+        to.name,
+        our_name()
     )
 }
 

@@ -122,7 +122,7 @@ pub fn rows() -> Vec<Row> {
             &[("MESH_MSG_SOFT_LIMIT", "9"), ("MESH_MSG_HARD_LIMIT", "8")],
             &["MESH_MSG_SOFT_LIMIT", "MESH_MSG_HARD_LIMIT"],
         ),
-        invalid("MESH_TIMEOUT", &[("MESH_TIMEOUT", "soon")], &["MESH_TIMEOUT"]),
+        invalid("MESH_TIMEOUT", &[("MESH_TIMEOUT", "soon")], &["correct MESH_TIMEOUT", "90s"]),
         invalid("MESH_CONNECT_TIMEOUT", &[("MESH_CONNECT_TIMEOUT", "0")], &["MESH_CONNECT_TIMEOUT"]),
         invalid("MESH_GATEWAY_URL", &[("MESH_GATEWAY_URL", "10.0.0.1")], &["MESH_GATEWAY_URL"]),
         invalid("MESH_JSON", &[("MESH_JSON", "maybe")], &["MESH_JSON"]),

@@ -103,7 +103,9 @@ fn pairing(has_scope: bool, remedies: &Remedies<'_>) -> Finding {
         (true, _) => Finding::ok("its gateway gave our device a token"),
         (false, true) => Finding::ok("not needed: the shared token alone gives the rights"),
         (false, false) => {
-            Finding::fail("not paired, and the shared token alone gives no rights", Some(remedies.pair()))
+            let asked = remedies.filed().map(|filed| format!("; request {} was filed", filed.request_id));
+            let detail = "not paired, and the shared token alone gives no rights";
+            Finding::fail(format!("{detail}{}", asked.unwrap_or_default()), Some(remedies.pair()))
         }
     }
 }

@@ -7,6 +7,8 @@ use openclaw_client::protocol::Fault;
 
 use super::{Fix, Side};
 use crate::error::MeshError;
+use crate::filed::PairRequest;
+use crate::guard::short_name;
 use crate::mesh::Mesh;
 use crate::ops::pair::approve_commands;
 use crate::pins::Mark;
@@ -37,6 +39,7 @@ impl<'a> Remedies<'a> {
         match error {
             MeshError::NoCredential { .. } | MeshError::TokenOfAnotherDevice { .. } => Some(self.invite()),
             MeshError::Asked { .. } => Some(self.join().when("with the same invite").also([self.invite()])),
+            MeshError::Filed { .. } => Some(self.pair()),
             MeshError::RefusedBefore { .. } => Some(self.set_token()),
             MeshError::Scope { .. } => Some(self.pair()),
             MeshError::IdentityChanged { mark, .. } => Some(self.against_another(*mark)),
@@ -52,13 +55,10 @@ impl<'a> Remedies<'a> {
                 Fault::TokenMismatch => Some(self.set_token()),
                 Fault::TokenMissing => Some(self.invite()),
                 Fault::DeviceTokenMismatch => Some(self.against_no_token()),
-                Fault::PairingRequired { request_id: Some(id), .. } => {
-                    let [ours, theirs] = [0, 1].map(|n| approve_commands(&id)[n].clone());
-                    let ours = Fix::new(Side::Theirs, ours).when("with agent-mesh");
-                    Some(Fix::new(Side::Theirs, theirs).when("with OpenClaw").also([ours]))
+                Fault::PairingRequired { request_id: Some(id), .. } => Some(self.approve(&id)),
+                Fault::PolicyDenied { rule, .. } => {
+                    Some(self.change_policy(rule.as_deref().unwrap_or("mode")))
                 }
-                // What a peer's policy says, no command of ours changes.
-                Fault::PolicyDenied { .. } => None,
                 fault if fault.is_auth() && !matches!(fault, Fault::RateLimited { .. }) => Some(self.pair()),
                 _ => None,
             },
@@ -113,8 +113,8 @@ impl<'a> Remedies<'a> {
 
     /// Our own access, without anybody's token.
     fn invite(&self) -> Fix {
-        let me = self.mesh.identity().ok().flatten().map_or("NAME", |me| me.email_prefix.as_str());
-        let invite = Fix::new(Side::Theirs, format!("agent-mesh invite {}", shell_word(Path::new(me))));
+        let me = shell_word(Path::new(self.me()));
+        let invite = Fix::new(Side::Theirs, format!("agent-mesh invite {me}"));
         invite.also([self.join()])
     }
 
@@ -122,8 +122,44 @@ impl<'a> Remedies<'a> {
         Fix::new(Side::Ours, "agent-mesh join -")
     }
 
+    /// What a peer's policy says, no command of ours changes.
+    fn change_policy(&self, rule: &str) -> Fix {
+        let me = self.me();
+        let device = self.mesh.device_id().ok().flatten().map(|id| short_name(&id));
+        let unnamed = device.map_or_else(String::new, |device| {
+            format!("; [peers.{device}] if their agent-mesh pair list has no TEAMMATE for our device")
+        });
+        let key = if rule == "mode" { "mode = \"allow\"".to_owned() } else { format!("another {rule}") };
+        Fix::new(Side::Theirs, "$EDITOR ~/.config/agent-team-mesh/policy.toml")
+            .when(format!("{key} under [peers.{me}]{unnamed}"))
+    }
+
+    /// Lets our request in, whatever their gateway is.
+    fn approve(&self, request_id: &str) -> Fix {
+        let [ours, theirs] = [0, 1].map(|n| approve_commands(request_id)[n].clone());
+        let ours = Fix::new(Side::Theirs, ours).when("with agent-mesh");
+        Fix::new(Side::Theirs, theirs).when("with OpenClaw").also([ours])
+    }
+
+    /// Our device has to be let in: we asked for that, or have to ask.
     pub(super) fn pair(&self) -> Fix {
-        Fix::new(Side::Ours, format!("agent-mesh pair --to {}", self.word()))
+        let ask = Fix::new(Side::Ours, format!("agent-mesh pair --to {}", self.word()));
+        match self.filed() {
+            Some(PairRequest { denied: Some(rule), .. }) => self.change_policy(&rule),
+            Some(PairRequest { request_id, .. }) => self.approve(&request_id).also([ask.when(
+                "once they approved it, where a send does as well; or to ask anew, after five minutes",
+            )]),
+            None => ask,
+        }
+    }
+
+    /// The request that we filed where the peer's gateway is now.
+    pub(super) fn filed(&self) -> Option<PairRequest> {
+        self.mesh.filed().of(self.to).filter(|filed| filed.url == self.address)
+    }
+
+    fn me(&self) -> &str {
+        self.mesh.identity().ok().flatten().map_or("NAME", |me| &me.email_prefix)
     }
 
     fn set_token(&self) -> Fix {

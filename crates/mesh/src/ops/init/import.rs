@@ -28,8 +28,7 @@ impl Theirs {
         let registry = find(folder, "registry.json");
         let tokens = find(folder, "tokens.json");
         if registry.is_none() && tokens.is_none() {
-            let what = format!("{} holds neither a registry.json nor a tokens.json", folder.display());
-            return Err(MeshError::Usage(what));
+            return Err(MeshError::NothingToImport { folder: folder.to_owned() });
         }
         let mut theirs = Self::default();
         // Settings may still name the skill's own files: those need not be copied onto themselves.

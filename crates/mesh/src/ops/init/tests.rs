@@ -213,7 +213,7 @@ fn a_broken_skill_stops_everything_before_anything_is_written() {
     assert_eq!(home.listing(), before);
 
     let empty = InitOptions { from: Some(home.path("elsewhere")), overwrite: false };
-    assert!(matches!(home.init(None, &empty), Err(MeshError::Usage(_))));
+    assert!(matches!(home.init(None, &empty), Err(MeshError::NothingToImport { .. })));
     assert_eq!(home.listing(), before);
 }
 

@@ -1,6 +1,8 @@
 //! One A2A agent over HTTP: one request, and its answer in one piece or as a stream.
 
-use openclaw_client::Secret;
+use std::io;
+
+use openclaw_client::{ConnectError, Fingerprint, Secret};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
 use serde::Serialize;
@@ -14,7 +16,6 @@ use super::wire::{Card, Reply, Request, SendMessage, TaskId, VERSION};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
-use crate::record::To;
 
 /// Where the card is, from the root.
 const CARD: &str = "/.well-known/agent-card.json";
@@ -25,7 +26,7 @@ const EVENTS: &str = "text/event-stream";
 
 /// An agent, and how we call it.
 pub(super) struct Remote<'a> {
-    to: &'a To,
+    peer: &'a Peer,
     url: Url,
     http: Client,
     bearer: Option<Secret>,
@@ -49,14 +50,25 @@ impl<'a> Remote<'a> {
             // A proxy has another idea of what a private address is.
             builder = builder.no_proxy();
         }
+        if let Some(pin) = peer.dial.pin {
+            let tls = pin
+                .client_config()
+                .map_err(|error| peer.failed(ConnectError::Tls(io::Error::other(error))))?;
+            builder = builder.tls_backend_preconfigured(tls);
+        }
         let failed = |error| MeshError::A2a { to: peer.to.clone(), source: A2aError::Unreachable(error) };
         let http = builder.build().map_err(failed)?;
         let bearer = mesh.a2a_token(&peer.to.email_prefix)?.cloned();
-        Ok(Self { to: &peer.to, url, http, bearer, deadline })
+        Ok(Self { peer, url, http, bearer, deadline })
     }
 
     pub(super) fn failed(&self, source: A2aError) -> MeshError {
-        MeshError::A2a { to: self.to.clone(), source }
+        match (self.peer.dial.pin, Fingerprint::refused_in(&source)) {
+            (Some(expected), Some(actual)) => {
+                self.peer.failed(ConnectError::PinMismatch { expected, actual })
+            }
+            _ => MeshError::A2a { to: self.peer.to.clone(), source },
+        }
     }
 
     /// Fetches the card, which is public, and looks whether we speak the same.
