@@ -254,7 +254,8 @@ impl Ui {
             self.print_document(command, exit, Value::Object(error.fields), Some(shown));
             return exit;
         }
-        let mut line = Line::styled(style::BAD, "error: ").text(&error.message);
+        // What a peer says in an error must not look like a hint of ours.
+        let mut line = Line::styled(style::BAD, "error: ").text(text::one_line(&error.message));
         if let Some(hint) = &error.hint {
             line = line.text("\n").with(style::STRONG, "hint: ").text(hint);
         }

@@ -54,7 +54,8 @@ impl Run {
     /// Waits for the end of the run.
     ///
     /// # Errors
-    /// [`CallError::Lost`] and [`CallError::Deadline`] say nothing about the run, which goes on at the gateway.
+    /// [`CallError::Lost`] and [`CallError::Deadline`] say nothing about the run, which goes on at the gateway; nor does
+    /// [`CallError::Decode`], when what came is no end of this run.
     pub async fn finished(self, deadline: Instant) -> Result<Outcome, CallError> {
         let mut pending = match self.rest {
             Rest::Known(outcome) => return Ok(outcome),
@@ -63,7 +64,12 @@ impl Run {
         match pending.answer(deadline).await? {
             Answer::Good(payload) => {
                 let raw = payload.as_ref().map_or("null", |raw| raw.get());
-                serde_json::from_str::<AgentDone>(raw).map(|done| done.outcome()).map_err(CallError::Decode)
+                let done: AgentDone = serde_json::from_str(raw).map_err(CallError::Decode)?;
+                if !done.run_id.is_empty() && done.run_id != self.ack.run_id {
+                    let what = format!("the end of another run, {:?}", done.run_id);
+                    return Err(CallError::Decode(serde::de::Error::custom(what)));
+                }
+                Ok(done.outcome())
             }
             Answer::Bad(error) => Ok(Outcome::Failed(error.message)),
             Answer::Lost(lost) | Answer::Unsent(lost) => Err(CallError::Lost(lost)),

@@ -469,6 +469,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_id_is_found_however_it_is_written() {
+        let (_folder, archive) = archive();
+        let ours = "0197d3f0-2222-4222-8222-abcdefabcdef";
+        for id in [ours, "A-Peer's-Own"] {
+            archive.begin(message(id, "bob", "x")).await.unwrap();
+        }
+        let undashed = ours.replace('-', "");
+        for id in [&ours.to_uppercase(), &format!("{{{ours}}}"), &undashed, "0197D3F0-2222-4222-8222-ABC"] {
+            assert_eq!(archive.find(id).await.unwrap().unwrap().record.id, ours, "{id}");
+        }
+        assert!(archive.find("A-Peer's-Own").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
     async fn one_id_lives_once() {
         let (_folder, archive) = archive();
         archive.begin(message("id-12345", "bob", "one")).await.unwrap();

@@ -60,7 +60,7 @@ pub enum FallbackError {
         source: io::Error,
     },
     /// The script did not end in time and was killed.
-    #[error("{script} did not finish within {after:?}")]
+    #[error("{script} did not finish within {after:?}{}", last_words(output))]
     TimedOut {
         /// The script.
         script: PathBuf,
@@ -70,7 +70,7 @@ pub enum FallbackError {
         output: String,
     },
     /// The script says that it failed.
-    #[error("{script} failed ({status})")]
+    #[error("{script} failed ({status}){}", last_words(output))]
     Failed {
         /// The script.
         script: PathBuf,
@@ -79,6 +79,13 @@ pub enum FallbackError {
         /// The end of what it wrote, to standard error if it wrote there.
         output: String,
     },
+}
+
+/// The last line that a script wrote, behind what is said of it.
+fn last_words(output: &str) -> String {
+    const SHOWN: usize = 200;
+    let last = output.lines().rfind(|line| !line.trim().is_empty());
+    last.map(|line| format!(": {}", line.trim().chars().take(SHOWN).collect::<String>())).unwrap_or_default()
 }
 
 impl ImFallback {
@@ -243,6 +250,7 @@ mod tests {
         }
         let script = Script::shell("echo only on stdout; exit 1");
         let error = script.fallback.deliver("bob", "hi").await.unwrap_err();
+        assert!(error.to_string().ends_with("failed (exit status: 1): only on stdout"), "{error}");
         assert!(matches!(error, FallbackError::Failed { output, .. } if output == "only on stdout"));
     }
 

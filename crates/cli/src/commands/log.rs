@@ -195,7 +195,7 @@ async fn show(archive: &Archive, id: &str, ui: &Ui) -> Result<Exit, CliError> {
         message.record.session, message.run_id, message.record.bytes
     ));
     for event in &events {
-        let detail = event.detail.as_deref().unwrap_or_default();
+        let detail = text::one_line(event.detail.as_deref().unwrap_or_default());
         ui.out(format!("  {}  {:<12} {detail}", event.at.strftime("%H:%M:%S%.3fZ"), event.step));
     }
     ui.out(format!("\n{}", message.message));
@@ -255,9 +255,7 @@ async fn follow(archive: &Archive, mut filter: Filter, ui: &Ui) -> Result<Exit, 
                 continue;
             }
             line(message, ui);
-            if ui.is_json() {
-                ui.json_line(&json!(message));
-            }
+            ui.document("log", Exit::Done, json!(message));
         }
         // What is over and was not touched this time is not remembered: somebody may follow for months.
         let touched: HashSet<i64> = messages.iter().map(Stored::seq).collect();

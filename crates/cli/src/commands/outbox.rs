@@ -185,9 +185,7 @@ async fn work(mesh: &Mesh, timeout: Duration, ui: &Ui) -> Result<Exit, CliError>
     let mut report = |report| match report {
         Report::Carried(carried) => {
             show(&carried, ui);
-            if ui.is_json() {
-                ui.json_line(&line(&carried));
-            }
+            ui.document("outbox", Exit::Done, line(&carried));
         }
         Report::Trouble(error) => ui.warn(CliError::from(error).message),
         _ => {}

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::args::duration;
 use crate::error::{CliError, Exit};
 use crate::settings::Settings;
+use crate::text::one_line;
 use crate::ui::{Line, Ui, style};
 
 /// Show how far we get with a teammate's gateway, step by step
@@ -100,8 +101,12 @@ fn show(report: &Pinged, ui: &Ui) {
     ui.out(Line::styled(style::STRONG, &report.to.name).text(format!("  {}", report.address)));
     for step in &report.steps {
         let (mark, colour) = if step.ok { ("ok  ", style::GOOD) } else { ("FAIL", style::BAD) };
-        let line = Line::styled(colour, mark)
-            .text(format!("  {:<9} {:>9.1} ms  {}", step.step, step.ms, step.detail));
+        let line = Line::styled(colour, mark).text(format!(
+            "  {:<9} {:>9.1} ms  {}",
+            step.step,
+            step.ms,
+            one_line(&step.detail)
+        ));
         ui.out(line);
     }
     if let Some(identity) = &report.identity {

@@ -2,7 +2,8 @@
 
 use agent_mesh_testkit::{Cut, FakeGateway, Fault, How, Refusal, Script};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
 use crate::support::{DeadPort, Host, strict};
 
@@ -195,4 +196,38 @@ async fn doctor_goes_on_where_a_file_is_broken() {
         .unwrap();
     let out = host.run(&["doctor"]).await.ok();
     assert!(out.stdout.contains("registry.json:1:") && out.stdout.contains("chmod 600"), "{}", out.stdout);
+}
+
+/// A web server that answers every connection in one way; the path says which.
+async fn web_server(answer: fn(&str) -> &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).await.unwrap();
+            let path =
+                String::from_utf8_lossy(&head[..read]).split(' ').nth(1).unwrap_or_default().to_owned();
+            let status = answer(&path);
+            let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(reply.as_bytes()).await;
+        }
+    });
+    format!("ws://{address}")
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_it_lives_is_online_though_it_takes_no_websocket() {
+    let starting =
+        web_server(|path| if path == "/healthz" { "200 OK" } else { "503 Service Unavailable" }).await;
+    let other = web_server(|_| "404 Not Found").await;
+    let host = Host::new();
+    host.registry(&json!([
+        { "name": "Bob", "emailPrefix": "bob", "url": starting },
+        { "name": "Cid", "emailPrefix": "cid", "url": other },
+    ]));
+    let document = host.run(&["list", "--json"]).await.ok().json();
+    let states = [0, 1].map(|n| document["agents"][n]["status"].clone());
+    assert_eq!(states, ["online", "unreachable"]);
 }

@@ -40,6 +40,15 @@ async fn every_ending_of_a_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_another_run_is_no_answer() {
+    let others = json!({ "runId": "other", "status": "ok", "result": { "payloads": [{ "text": "wrong" }] } });
+    let gateway = FakeGateway::in_memory(Script::new().reply(move |_| Reply::raw(others.clone())));
+    let client = connect(&gateway, within(5)).await.unwrap();
+    let ended = ask(&client, "mine", "hello", within(5)).await;
+    assert!(matches!(ended, Err(CallError::Decode(_))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_that_come_in_another_order_find_their_requests() {
     let gates: Vec<Gate> = (0..20).map(|_| Gate::new()).collect();
     let held = gates.clone();

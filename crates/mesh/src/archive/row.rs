@@ -230,12 +230,15 @@ impl Archive {
     /// # Errors
     /// When the beginning fits several, or the archive cannot be read.
     pub async fn find(&self, id: &str) -> Result<Option<Stored>, ArchiveError> {
-        let beginning = id.to_owned();
+        // Ours are written in one way, whatever way of writing a UUID they were given in. A peer's may be anything.
+        let (given, beginning) = (id.to_owned(), as_written(id));
         let (mut found, all) = self
             .read(move |db| {
                 let exact = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
-                if let Some(found) = db.query_row(&exact, [&beginning], stored).optional()? {
-                    return Ok((vec![found], 1));
+                for id in [&given, &beginning] {
+                    if let Some(found) = db.query_row(&exact, [id], stored).optional()? {
+                        return Ok((vec![found], 1));
+                    }
                 }
                 if beginning.len() < SHORTEST_ID {
                     return Ok((Vec::new(), 0));
@@ -307,6 +310,10 @@ impl Archive {
         })
         .await
     }
+}
+
+fn as_written(id: &str) -> String {
+    uuid::Uuid::try_parse(id).map_or_else(|_| id.to_lowercase(), |uuid| uuid.to_string())
 }
 
 /// What the beginning of a message's life has to survive. What is sent at once has left nothing behind until the note that

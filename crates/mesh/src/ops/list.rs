@@ -13,7 +13,7 @@ use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::registry::Agent;
-use crate::route::gateway;
+use crate::route::{gateway, http};
 use crate::sync::LastSync;
 
 /// How many gateways are dialled at once: what the queue of a listening socket usually holds, since a whole team may live
@@ -54,7 +54,7 @@ pub struct Listed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// It sent its challenge.
+    /// It sent its challenge, or says that it lives.
     Online,
     /// It did not.
     Unreachable,
@@ -134,11 +134,16 @@ async fn look_at(mesh: &Mesh, agent: &Agent, turn: Arc<Turn>) -> Listed {
     row
 }
 
-/// How many milliseconds it takes until a gateway has sent its challenge.
+/// How many milliseconds it takes until a gateway has sent its challenge, or says that it lives.
 async fn answer(mesh: &Mesh, peer: &Peer) -> Result<f64, ConnectError> {
     let start = Instant::now();
     let deadline = start + mesh.config().connect_timeout;
-    gateway::challenge(mesh, peer, deadline, &mut Trace::default()).await?;
+    match gateway::challenge(mesh, peer, deadline, &mut Trace::default()).await {
+        // A web server is there, and may be a gateway that takes no WebSocket at the moment.
+        Err(ConnectError::Http(_)) if http::is_live(mesh, peer, deadline).await => {}
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
     Ok(millis(start.elapsed()))
 }
 

@@ -565,7 +565,12 @@ fn last_certain(state: State, error: Option<&MeshError>) -> State {
     match (state, error) {
         (
             State::Sending,
-            Some(MeshError::NoAddress { .. } | MeshError::NoCredential { .. } | MeshError::Asked { .. }),
+            Some(
+                MeshError::NoAddress { .. }
+                | MeshError::PlainText { .. }
+                | MeshError::NoCredential { .. }
+                | MeshError::Asked { .. },
+            ),
         ) => State::Skipped,
         (State::Sending, Some(error)) if error.is_unreachable() => State::Unreachable,
         (State::Queued, Some(MeshError::Expired { .. })) => State::Expired,

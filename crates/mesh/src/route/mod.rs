@@ -5,6 +5,7 @@ pub(crate) mod agent;
 pub(crate) mod chat;
 pub(crate) mod delivery;
 pub(crate) mod gateway;
+pub(crate) mod http;
 pub(crate) mod look;
 pub(crate) mod recognize;
 pub(crate) mod recover;

@@ -1,10 +1,8 @@
 //! One A2A agent over HTTP: one request, and its answer in one piece or as a stream.
 
-use std::io;
-
 use openclaw_client::{ConnectError, Fingerprint, Secret};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +14,7 @@ use super::wire::{Card, Reply, Request, SendMessage, TaskId, VERSION};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
+use crate::route::http::client;
 
 /// Where the card is, from the root.
 const CARD: &str = "/.well-known/agent-card.json";
@@ -38,26 +37,7 @@ impl<'a> Remote<'a> {
         let unusable = |reason: String| MeshError::NoAddress { to: peer.to.clone(), reason };
         let url = peer.a2a.as_deref().ok_or_else(|| unusable("it has no a2aUrl".to_owned()))?;
         let url: Url = url.parse().map_err(|error| unusable(format!("a2aUrl: {error}")))?;
-        // Without a provider reqwest panics; a second call of this changes nothing.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("agent-mesh/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(mesh.config().connect_timeout)
-            .referer(false)
-            // The token is for this place and no other.
-            .redirect(Policy::none());
-        if url.scheme() == "http" {
-            // A proxy has another idea of what a private address is.
-            builder = builder.no_proxy();
-        }
-        if let Some(pin) = peer.dial.pin {
-            let tls = pin
-                .client_config()
-                .map_err(|error| peer.failed(ConnectError::Tls(io::Error::other(error))))?;
-            builder = builder.tls_backend_preconfigured(tls);
-        }
-        let failed = |error| MeshError::A2a { to: peer.to.clone(), source: A2aError::Unreachable(error) };
-        let http = builder.build().map_err(failed)?;
+        let http = client(mesh, peer, &url)?;
         let bearer = mesh.a2a_token(&peer.to.email_prefix)?.cloned();
         Ok(Self { peer, url, http, bearer, deadline })
     }
