@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 
 mod explain;
 
+pub use explain::{ask_for_an_invite, policy_malformed, relay_hint, token_too_short};
+
 /// What helps whoever has written something that cannot be understood.
 const SEE_HELP: &str = "agent-mesh --help lists commands and options, agent-mesh COMMAND --help those of one";
 

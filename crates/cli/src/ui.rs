@@ -191,6 +191,11 @@ impl Ui {
         }
     }
 
+    /// What helps against what was said just before.
+    pub fn hint(&self, text: impl AsRef<str>) {
+        self.note(Line::styled(style::STRONG, "hint: ").text(text));
+    }
+
     /// A line on stderr that others wait for, whatever the options.
     pub fn announce(&self, text: &str) {
         let _ = std::io::stderr().write_all(format!("{}\n", text::visible(text)).as_bytes());

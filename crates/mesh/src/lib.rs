@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod config;
 mod crowd;
+mod denial;
 pub mod descriptors;
 pub mod device;
 pub mod error;
@@ -37,6 +38,7 @@ pub mod secrets;
 pub mod sync;
 
 pub use config::{MeshConfig, OwnGatewayConfig, PlainText};
+pub use denial::policy_of_peer;
 pub use error::MeshError;
 pub use merged::Merged;
 pub use mesh::{Mesh, a2a_token_key};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Cli;
-use crate::error::{CliError, Exit, chain};
+use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
 
@@ -80,10 +80,9 @@ async fn start(folder: &Path, name: &str, prefix: &str, token: &str) -> Result<G
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = Config::new(listen, token, identity, Arc::new(EchoAgent::named(name)));
     name.clone_into(&mut config.agent_name);
-    Gateway::bind(config).await.map_err(|e| {
-        CliError::new(Exit::Failed, "cannot-serve", chain(&e))
-            .hint("the demo needs three free ports of 127.0.0.1")
-    })
+    Gateway::bind(config)
+        .await
+        .map_err(|e| CliError::from(e).hint("the demo needs three free ports of 127.0.0.1"))
 }
 
 fn write(folder: &Path, name: &str, content: &Value) -> Result<(), CliError> {

@@ -42,7 +42,7 @@ pub fn run(args: &InitArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliErr
     for warning in &report.warnings {
         ui.warn(&warning.message);
         if let Some(fix) = &warning.fix {
-            ui.note(Line::styled(style::STRONG, "hint: ").text(fix));
+            ui.hint(fix);
         }
     }
     let next = next(&report);

@@ -13,7 +13,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::args::duration;
-use crate::error::{CliError, Exit, our_name};
+use crate::error::{CliError, Exit, ask_for_an_invite};
 use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::{Line, Ui, style};
@@ -88,11 +88,7 @@ fn told(mesh: &Mesh, joined: &Joined, invite: &Invite, ui: &Ui) -> Exit {
         let error = CliError::new(Exit::NoReply, "not-approved-in-time", message);
         let theirs = joined.request_id.as_deref().map(|id| commands(id, invited)).unwrap_or_default();
         let hint = if invite.expires_at.is_some_and(|end| end <= Timestamp::now()) {
-            format!(
-                "the invite has ended: ask {} for another (on their host: agent-mesh invite {}), then here: agent-mesh join -",
-                peer.name,
-                our_name()
-            )
+            format!("the invite has ended: {}", ask_for_an_invite(peer))
         } else {
             let theirs = theirs.join("  or  ");
             format!("on their host: {theirs}; then here the same invite again: agent-mesh join -")

@@ -72,7 +72,7 @@ fn conclude(report: Pinged, times: Option<&[Option<f64>]>, ui: &Ui) -> Exit {
         // It answers: that was the question. What else is wrong is said beside it.
         Some(error) => {
             if let Some(hint) = CliError::from(error).hint {
-                ui.note(Line::styled(style::STRONG, "hint: ").text(hint));
+                ui.hint(hint);
             }
         }
         None => {}

@@ -1,13 +1,11 @@
 //! `agent-mesh serve`
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_mesh_gateway::{
-    BindError, Config, FailedRun, Gateway, Memory, NoMemory, SharedToken, ShortToken, Store,
-};
+use agent_mesh_gateway::{Config, FailedRun, Gateway, Memory, NoMemory, SharedToken, Store};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::Archive;
 use agent_team_mesh::client::Secret;
@@ -19,7 +17,7 @@ use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::error::{CliError, Exit, chain};
+use crate::error::{CliError, Exit, chain, token_too_short};
 use crate::settings::Settings;
 use crate::text;
 use crate::ui::{LogFormat, Ui};
@@ -106,7 +104,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     if args.log.is_none() {
         config.on_failure = Some(Arc::new(move |run| drop(failures.try_send(run))));
     }
-    let gateway = Gateway::bind(config).await.map_err(|error| cannot_serve(&error))?;
+    let gateway = Gateway::bind(config).await?;
     alone.say(gateway.local_addr());
     let listen = |kind| signal(kind).map_err(|e| CliError::io("cannot listen for signals", &e));
     let (mut end, hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
@@ -143,7 +141,8 @@ fn config(
     let key = DeviceKey::load_or_create(&state.join("gateway.pem")).map_err(MeshError::from)?;
     let identity =
         GatewayIdentity { device_id: key.id().to_owned(), public_key: key.public_key().to_owned() };
-    let token = SharedToken::new(token.expose().trim()).map_err(|e| too_short(args, settings, &e))?;
+    let token = SharedToken::new(token.expose().trim())
+        .map_err(|error| token_too_short(&token_place(args, settings), error))?;
     let memory: Arc<dyn Memory> = match archive {
         Some(archive) => Arc::new(Remembered(archive.clone())),
         None => Arc::new(NoMemory),
@@ -174,27 +173,6 @@ fn introduce(address: SocketAddr, kept_in: Option<&Path>, ui: &Ui) {
     }
     if let Some(path) = kept_in {
         ui.note(format!("the owner's token is in {}", path.display()));
-    }
-}
-
-/// Why it cannot listen, and where it could.
-fn cannot_serve(error: &BindError) -> CliError {
-    let kind = match error {
-        BindError::Listen { source, .. } => Some(source.kind()),
-        _ => None,
-    };
-    let failure = CliError::new(Exit::Failed, "cannot-serve", chain(error));
-    match kind {
-        Some(ErrorKind::AddrNotAvailable) => failure.hint(
-            "this machine has no such address: 0.0.0.0 takes all that it has, 127.0.0.1 is for itself alone",
-        ),
-        Some(ErrorKind::PermissionDenied) => {
-            failure.hint("ports below 1024 need a privilege: take a higher one")
-        }
-        Some(ErrorKind::AddrInUse) => {
-            failure.hint("--listen 127.0.0.1:0 takes a free port; a running OpenClaw gateway uses 18789")
-        }
-        _ => failure.hint("agent-mesh doctor tells whether the state folder can be used"),
     }
 }
 
@@ -236,16 +214,13 @@ fn token(args: &ServeArgs, settings: &Settings) -> Result<(Secret, Option<PathBu
     Ok((token, Some(path)))
 }
 
-/// A token that could be guessed, and where it was given.
-fn too_short(args: &ServeArgs, settings: &Settings, error: &ShortToken) -> CliError {
-    let place = match (&args.token_file, settings.serve_token()) {
-        (Some(path), _) => path.display().to_string(),
-        (None, Ok(Some(_))) => "MESH_GATEWAY_TOKEN".to_owned(),
-        (None, _) => settings.serve_token_path().display().to_string(),
-    };
-    CliError::usage(format!("{place}: {error}")).hint(
-        "head -c 32 /dev/urandom | base64 prints a good one; with no token given, serve makes one itself",
-    )
+/// Where the token was given.
+fn token_place(args: &ServeArgs, settings: &Settings) -> PathBuf {
+    match (&args.token_file, settings.serve_token()) {
+        (Some(path), _) => path.clone(),
+        (None, Ok(Some(_))) => PathBuf::from("MESH_GATEWAY_TOKEN"),
+        (None, _) => settings.serve_token_path(),
+    }
 }
 
 /// The approved devices and their tokens, 0600 in the state folder.

@@ -79,7 +79,7 @@ async fn once(options: &SyncOptions, settings: &Settings, ui: &Ui) -> Result<Exi
     if !round.changes.kept.is_empty() {
         let names: Vec<_> = round.changes.kept.iter().map(brief).collect();
         ui.note(Line::styled(style::FAINT, "made by hand, and kept: ").text(names.join(", ")));
-        ui.note(Line::styled(style::STRONG, "hint: ").text("--prefer-source lets the sources win"));
+        ui.hint("--prefer-source lets the sources win");
     }
     ui.document("sync", Exit::Done, fields(options, &round.changes, round.written));
     Ok(Exit::Done)

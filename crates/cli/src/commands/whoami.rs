@@ -36,7 +36,7 @@ pub fn run(_: &WhoamiArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliErro
     for problem in &problems {
         ui.warn(&problem.message);
         if let Some(hint) = &problem.hint {
-            ui.note(Line::styled(style::STRONG, "hint: ").text(hint));
+            ui.hint(hint);
         }
     }
     let mut fields = serde_json::to_value(&me).unwrap_or_default();

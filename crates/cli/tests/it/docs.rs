@@ -63,7 +63,7 @@ async fn docs_registry_schema_json_is_what_init_writes() {
 }
 
 /// The table of codes in the guide, and what the source can produce, are the same. The codes stand in the source behind
-/// the exit code, in `Meaning(…)` and `CliError::new(…)`.
+/// the exit code, in `means(…)` and `CliError::new(…)`.
 #[test]
 fn the_guide_tells_every_error_code_and_no_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -106,7 +106,7 @@ fn codes(source: &str) -> Vec<String> {
     let is_code =
         |text: &&str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     let mut found = Vec::new();
-    for call in ["Meaning(", "CliError::new(", "Self::new("] {
+    for call in ["means(", "CliError::new(", "Self::new("] {
         for after in source.split(call).skip(1) {
             let args = after.trim_start().split(',').nth(1).unwrap_or_default().trim();
             let code = args.strip_prefix('"').and_then(|rest| rest.split('"').next());

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::server::Server;
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, token_too_short};
 use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::Ui;
@@ -55,8 +55,7 @@ pub async fn serve(
     let (token, kept_in) = token(token_file, settings)?;
     let token = SharedToken::new(token.expose()).map_err(|error| {
         let place = token_file.or(kept_in.as_deref()).unwrap_or(Path::new("--token-file"));
-        CliError::usage(format!("{}: {error}", place.display()))
-            .hint("head -c 32 /dev/urandom | base64 prints a good one; with no token given, one is made")
+        token_too_short(place, error)
     })?;
     let listener = TcpListener::bind(address).await.map_err(|e| CliError::io("cannot listen", &e))?;
     let local = listener.local_addr().map_err(|e| CliError::io("cannot listen", &e))?;

@@ -14,7 +14,7 @@ use agent_team_mesh::{Mesh, MeshError};
 use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, policy_malformed};
 use crate::settings::{Settings, Source};
 use crate::ui::Ui;
 
@@ -85,12 +85,8 @@ fn mark(path: &Path) -> Option<Mark> {
 /// The policy of a file; none without one.
 pub fn policy(path: &Path) -> Result<Option<Policy>, CliError> {
     let Some(bytes) = private_file::read(path).map_err(MeshError::from)? else { return Ok(None) };
-    let malformed = |why: String| {
-        CliError::new(Exit::Usage, "policy-malformed", format!("{}: {why}", path.display()))
-            .hint("docs/policy.md has every key, with an example")
-    };
-    let text = std::str::from_utf8(&bytes).map_err(|_| malformed("it is not UTF-8".to_owned()))?;
-    Policy::parse(text).map(Some).map_err(|error| malformed(error.to_string()))
+    let text = std::str::from_utf8(&bytes).map_err(|_| policy_malformed(path, &"it is not UTF-8"))?;
+    Policy::parse(text).map(Some).map_err(|error| policy_malformed(path, &error))
 }
 
 /// The members of the team; none without a registry.

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_mesh_gateway::{Agent, AgentFailure, Deltas, ReplyFuture, Turn};
-use agent_team_mesh::MeshError;
 use agent_team_mesh::client::protocol::methods::agent::Outcome;
 use agent_team_mesh::ops::relay::{self, Relay, RelayError};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::error::{CliError, chain};
+use crate::error::{chain, relay_hint};
 use crate::ui::Ui;
 
 /// How long OpenClaw may take to let us in at the start.
@@ -93,15 +92,7 @@ pub async fn try_out(relay: Option<Relay>, ui: &Ui) {
         && let Err(error) = relay.open(Instant::now() + START).await
     {
         ui.warn(format!("each run fails until this is mended: {}", chain(&error)));
-        ui.note(match error {
-            RelayError::Unreachable(MeshError::OwnTokenMissing { .. }) => {
-                "hint: OPENCLAW_GATEWAY_TOKEN is the token of OpenClaw's gateway, if ~/.openclaw/openclaw.json has none".to_owned()
-            }
-            RelayError::Unreachable(error) => {
-                format!("hint: {}", CliError::from(error).hint.unwrap_or_default())
-            }
-            _ => "hint: --gateway names OpenClaw's gateway, --listen is where this one listens".to_owned(),
-        });
+        ui.hint(relay_hint(&error));
     }
     // That is no reason to end.
     std::future::pending::<()>().await;

@@ -11,7 +11,7 @@ use toml_edit::{DocumentMut, Item, Table, value};
 use zeroize::Zeroizing;
 
 use crate::commands::serve::policy;
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, policy_malformed};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -133,10 +133,7 @@ fn implicit() -> Table {
 }
 
 fn malformed(path: &Path, why: &str) -> EditError {
-    EditError(
-        CliError::new(Exit::Usage, "policy-malformed", format!("{}: {why}", path.display()))
-            .hint("docs/policy.md has every key, with an example"),
-    )
+    EditError(policy_malformed(path, &why))
 }
 
 /// For [`private_file::update`], which has errors of its own.

@@ -1,236 +1,245 @@
-//! What stands in the way on our side: files, names, limits.
+//! What stands in the way on our side: files, names, settings, limits.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
+use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::ArchiveError;
 use agent_team_mesh::device::DeviceKeyError;
 use agent_team_mesh::guard::Refusal;
 use agent_team_mesh::identity::IdentityError;
-use agent_team_mesh::invite::InviteError;
+use agent_team_mesh::invite::{InviteError, SentError};
 use agent_team_mesh::message::MessageError;
 use agent_team_mesh::pins::PinsError;
 use agent_team_mesh::private_file::{PrivateFileError, shell_word};
-use agent_team_mesh::record::To;
 use agent_team_mesh::registry::{Candidate, LookupError, RegistryError};
 use agent_team_mesh::secrets::SecretsError;
 use agent_team_mesh::sync::{Broken, SyncError};
 
-use super::{Meaning, hint};
-use crate::error::Exit;
+use super::{ASK_DOCTOR, Meaning, means};
+use crate::error::{Exit, SEE_HELP};
+
+pub(super) fn meaning(error: &MeshError) -> Option<Meaning> {
+    Some(match error {
+        MeshError::Registry(error) => registry(error),
+        MeshError::Lookup(error) => lookup(error),
+        MeshError::Identity(error) => identity(error),
+        MeshError::IdentityUnknown { searched } => means(
+            Exit::Policy,
+            "identity-unknown",
+            format!("set MESH_MY_EMAIL=you@example.com; looked at: {}", searched.join(", ")),
+        ),
+        MeshError::Secrets(error) => secrets(error),
+        MeshError::Device(error) => device(error),
+        MeshError::Pins(error) => pins(error),
+        MeshError::File(error) | MeshError::SentInvites(SentError::File(error)) => file(error),
+        MeshError::SentInvites(_) => means(
+            Exit::Usage,
+            "invites-malformed",
+            "remove the file: who holds an open invite then needs pair approve by hand",
+        ),
+        MeshError::Archive(error) => archive(error),
+        MeshError::Sync(error) => sync(error),
+        MeshError::Invite(error) => invite(error),
+        MeshError::Message(error) => message(error),
+        MeshError::Guard(refusal) => guard(refusal),
+        MeshError::Usage(_) => means(Exit::Usage, "usage", SEE_HELP),
+        MeshError::NothingToImport { .. } => means(
+            Exit::Usage,
+            "usage",
+            "--from takes the folder of a bash skill, such as ~/.openclaw/workspace/skills/agent-team-mesh",
+        ),
+        MeshError::Nobody => means(
+            Exit::Unreachable,
+            "reached-nobody",
+            "agent-mesh list shows the team; ourselves are left out",
+        ),
+        _ => return None,
+    })
+}
 
 /// What a registry holds.
 const REGISTRY_SHAPE: &str = "the least that it holds is {\"agents\": [{\"name\": \"Bob\", \"emailPrefix\": \"bob\", \"ip\": \"10.0.0.11\"}]}. \
      Or move the file away: agent-mesh init makes a new one";
 
-pub(super) fn registry(error: &RegistryError) -> Meaning {
+fn registry(error: &RegistryError) -> Meaning {
     match error {
-        RegistryError::Missing { .. } => Meaning(
+        RegistryError::Missing { .. } => means(
             Exit::Usage,
             "registry-missing",
-            hint("agent-mesh init writes one; --registry names another place"),
+            "agent-mesh init writes one; --registry names another place",
         ),
-        RegistryError::Unreadable { .. } => Meaning(
+        RegistryError::Unreadable { .. } => means(
             Exit::Usage,
             "registry-unreadable",
-            hint("it has to be a file that you may read; --registry names another"),
+            "it has to be a file that you may read; --registry names another",
         ),
-        RegistryError::Malformed { .. } => Meaning(
+        RegistryError::Malformed { .. } => means(
             Exit::Usage,
             "registry-malformed",
-            hint(format!("put that place right by hand; {REGISTRY_SHAPE}")),
+            format!("put that place right by hand; {REGISTRY_SHAPE}"),
         ),
-        RegistryError::InvalidField { .. } => Meaning(
-            Exit::Usage,
-            "registry-invalid",
-            hint(format!("put that field right by hand; {REGISTRY_SHAPE}")),
-        ),
+        RegistryError::InvalidField { .. } => {
+            means(Exit::Usage, "registry-invalid", format!("put that field right by hand; {REGISTRY_SHAPE}"))
+        }
         RegistryError::Duplicate { .. } => {
-            Meaning(Exit::Usage, "registry-duplicate", hint("give each teammate an emailPrefix of their own"))
+            means(Exit::Usage, "registry-duplicate", "give each teammate an emailPrefix of their own")
         }
         RegistryError::Write(error) => file(error),
-        _ => Meaning(Exit::Failed, "registry", hint("agent-mesh doctor looks at everything on our side")),
+        _ => means(Exit::Failed, "registry", ASK_DOCTOR),
     }
 }
 
-pub(super) fn sync(error: &SyncError) -> Meaning {
+fn sync(error: &SyncError) -> Meaning {
     match error {
-        SyncError::NoSources => Meaning(
-            Exit::Usage,
-            "sync-no-source",
-            hint("name one with --from, or as [[sync]] in config.toml"),
-        ),
-        SyncError::FeatureAbsent { feature } => Meaning(
+        SyncError::NoSources => {
+            means(Exit::Usage, "sync-no-source", "name one with --from, or as [[sync]] in config.toml")
+        }
+        SyncError::FeatureAbsent { feature } => means(
             Exit::Usage,
             "feature-absent",
-            hint(format!("released binaries have it; else build with --features {feature}")),
+            format!("released binaries have it; else build with --features {feature}"),
         ),
-        SyncError::Bearer { .. } => Meaning(
+        SyncError::Bearer { .. } => means(
             Exit::Usage,
             "sync-bearer",
-            hint(
-                "bearer-file under [[sync]] in config.toml names a file with the source's token, and nothing else in it",
-            ),
+            "bearer-file under [[sync]] in config.toml names a file with the source's token, and nothing else in it",
         ),
         SyncError::File(error) => file(error),
-        SyncError::Empty { .. } => Meaning(
+        SyncError::Empty { .. } => means(
             Exit::Policy,
             "sync-source-empty",
-            hint("the registry is as it was; --allow-empty if nobody is meant"),
+            "the registry is as it was; --allow-empty if nobody is meant",
         ),
-        SyncError::Broken { source: Broken::Status(401 | 403), .. } => Meaning(
+        SyncError::Broken { source: Broken::Status(401 | 403), .. } => means(
             Exit::Policy,
             "sync-source-broken",
-            hint(
-                "the registry is as it was; a token for the source goes into a file: bearer-file under [[sync]]",
-            ),
+            "the registry is as it was; a token for the source goes into a file: bearer-file under [[sync]]",
         ),
-        _ => Meaning(Exit::Policy, "sync-source-broken", hint("the registry is as it was")),
+        _ => means(Exit::Policy, "sync-source-broken", "the registry is as it was"),
     }
 }
 
-pub(super) fn id_in_use(id: &str, sent_to: Option<&To>) -> Meaning {
-    let text = match sent_to {
-        Some(to) => format!(
-            "nothing was sent: agent-mesh wait {id} tells what became of the message to {}; another message needs another id, \
-             or none",
-            to.name
-        ),
-        None => "nothing was sent: give another id, or none".to_owned(),
-    };
-    Meaning(Exit::Usage, "id-in-use", hint(text))
-}
-
-pub(super) fn archive(error: &ArchiveError) -> Meaning {
+fn archive(error: &ArchiveError) -> Meaning {
     match error {
         ArchiveError::TooNew { .. } => {
-            Meaning(Exit::Failed, "archive-too-new", hint("use the newer agent-mesh, or another --state-dir"))
+            means(Exit::Failed, "archive-too-new", "use the newer agent-mesh, or another --state-dir")
         }
-        ArchiveError::Damaged { path, .. } => Meaning(
+        ArchiveError::Damaged { path, .. } => means(
             Exit::Failed,
             "archive-damaged",
-            hint(format!(
+            format!(
                 "nothing was sent and the file is as it was: move {} away, and a new one is made",
                 path.display()
-            )),
+            ),
         ),
-        ArchiveError::Exists => Meaning(Exit::Usage, "id-in-use", hint("it was not sent again")),
-        ArchiveError::Ambiguous { .. } => Meaning(Exit::Usage, "ambiguous", hint("give more of the id")),
-        ArchiveError::Locked { .. } => {
-            Meaning(Exit::Busy, "archive-locked", hint("another program holds it: try again"))
-        }
-        ArchiveError::Taken => Meaning(Exit::Busy, "taken", hint("agent-mesh log shows what becomes of it")),
-        ArchiveError::ReadOnly { path } => Meaning(
+        ArchiveError::ReadOnly { path } => means(
             Exit::Failed,
             "archive-read-only",
-            hint(format!(
+            format!(
                 "nothing was changed: give us the right to write to it and to its folder, or name another with --state-dir; \
                  ls -ld {0} {0}/* shows whose they are",
                 shell_word(path.parent().unwrap_or(path))
-            )),
+            ),
         ),
-        ArchiveError::Full { .. } => Meaning(Exit::Failed, "disk-full", hint("make room, then send again")),
+        ArchiveError::Exists => means(Exit::Usage, "id-in-use", "it was not sent again"),
+        ArchiveError::Ambiguous { .. } => means(Exit::Usage, "ambiguous", "give more of the id"),
+        ArchiveError::Locked { .. } => {
+            means(Exit::Busy, "archive-locked", "another program holds it: try again")
+        }
+        ArchiveError::Taken => means(Exit::Busy, "taken", "agent-mesh log shows what becomes of it"),
+        ArchiveError::Full { .. } => means(Exit::Failed, "disk-full", "make room, then send again"),
         ArchiveError::File(error) => file(error),
-        _ => Meaning(
-            Exit::Failed,
-            "archive",
-            hint("nothing was sent; agent-mesh doctor looks at the state folder"),
-        ),
+        _ => means(Exit::Failed, "archive", "nothing was sent; agent-mesh doctor looks at the state folder"),
     }
 }
 
-pub(super) fn lookup(error: &LookupError) -> Meaning {
+fn lookup(error: &LookupError) -> Meaning {
     let list =
         |candidates: &[Candidate]| candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match error {
         LookupError::Ambiguous { candidates, .. } => {
-            Meaning(Exit::Usage, "ambiguous", hint(format!("say which: {}", list(candidates))))
+            means(Exit::Usage, "ambiguous", format!("say which: {}", list(candidates)))
         }
         LookupError::Unknown { near, .. } if near.is_empty() => {
-            Meaning(Exit::Unknown, "unknown-teammate", hint("agent-mesh list shows the team"))
+            means(Exit::Unknown, "unknown-teammate", "agent-mesh list shows the team")
         }
         LookupError::Unknown { near, .. } => {
-            Meaning(Exit::Unknown, "unknown-teammate", hint(format!("did you mean {}?", list(near))))
+            means(Exit::Unknown, "unknown-teammate", format!("did you mean {}?", list(near)))
         }
-        _ => Meaning(Exit::Unknown, "unknown-teammate", hint("agent-mesh list shows the team")),
+        _ => means(Exit::Unknown, "unknown-teammate", "agent-mesh list shows the team"),
     }
 }
 
-pub(super) fn identity(error: &IdentityError) -> Meaning {
+fn identity(error: &IdentityError) -> Meaning {
     match error {
-        IdentityError::NotAnAddress { .. } => Meaning(
+        IdentityError::NotAnAddress { .. } => means(
             Exit::Usage,
             "identity-invalid",
-            hint("write your e-mail address there, or the part of it before the @"),
+            "write your e-mail address there, or the part of it before the @",
         ),
-        IdentityError::Unreadable { .. } => Meaning(
-            Exit::Usage,
-            "identity-unreadable",
-            hint("MESH_MY_EMAIL=you@example.com goes before that file"),
-        ),
-        _ => Meaning(
+        IdentityError::Unreadable { .. } => {
+            means(Exit::Usage, "identity-unreadable", "MESH_MY_EMAIL=you@example.com goes before that file")
+        }
+        _ => means(
             Exit::Usage,
             "identity-malformed",
-            hint("put that place right by hand; MESH_MY_EMAIL=you@example.com goes before that file"),
+            "put that place right by hand; MESH_MY_EMAIL=you@example.com goes before that file",
         ),
     }
 }
 
-pub(super) fn secrets(error: &SecretsError) -> Meaning {
+fn secrets(error: &SecretsError) -> Meaning {
     match error {
         SecretsError::File(error) => file(error),
         SecretsError::Empty { .. } | SecretsError::ControlCharacter { .. } => {
             let text = "a token is one line of text: agent-mesh token set NAME < FILE, where FILE holds nothing else";
-            Meaning(Exit::Usage, "token-invalid", hint(text))
+            means(Exit::Usage, "token-invalid", text)
         }
-        _ => Meaning(
+        _ => means(
             Exit::Usage,
             "tokens-malformed",
-            hint(
-                "put that place right by hand: {\"tokens\": {\"bob\": \"…\"}}; or move the file away, and give each token \
+            "put that place right by hand: {\"tokens\": {\"bob\": \"…\"}}; or move the file away, and give each token \
                  anew: agent-mesh token set bob < FILE",
-            ),
         ),
     }
 }
 
-pub(super) fn device(error: &DeviceKeyError) -> Meaning {
+fn device(error: &DeviceKeyError) -> Meaning {
     match error {
         DeviceKeyError::File(error) => file(error),
-        DeviceKeyError::Malformed { .. } => Meaning(
+        DeviceKeyError::Malformed { .. } => means(
             Exit::Usage,
             "device-key-malformed",
-            hint("restore it from a backup; without it, remove it and pair again with every peer"),
+            "restore it from a backup; without it, remove it and pair again with every peer",
         ),
-        _ => Meaning(Exit::Failed, "device-key", hint("agent-mesh doctor looks at everything on our side")),
+        _ => means(Exit::Failed, "device-key", ASK_DOCTOR),
     }
 }
 
-pub(super) fn file(error: &PrivateFileError) -> Meaning {
+fn file(error: &PrivateFileError) -> Meaning {
     match error {
         PrivateFileError::Locked { .. } => {
-            Meaning(Exit::Busy, "locked", hint("another agent-mesh is at work or stuck: try again"))
+            means(Exit::Busy, "locked", "another agent-mesh is at work or stuck: try again")
         }
-        PrivateFileError::WideMode { fix, .. } => Meaning(Exit::Policy, "unsafe-file", hint(fix)),
-        PrivateFileError::Symlink { .. } | PrivateFileError::NotAFile { .. } => Meaning(
+        PrivateFileError::WideMode { fix, .. } => means(Exit::Policy, "unsafe-file", fix),
+        PrivateFileError::Symlink { .. } | PrivateFileError::NotAFile { .. } => means(
             Exit::Policy,
             "unsafe-file",
-            hint(
-                "a file with secrets has to be a file of its own: put it there in place of what is there now",
-            ),
+            "a file with secrets has to be a file of its own: put it there in place of what is there now",
         ),
-        PrivateFileError::ForeignOwner { path, .. } => Meaning(
+        PrivateFileError::ForeignOwner { path, .. } => means(
             Exit::Policy,
             "unsafe-file",
-            hint(format!(
+            format!(
                 "its owner can read it: make a new one, or take it over: chown \"$USER\" {}",
                 path.display()
-            )),
+            ),
         ),
         PrivateFileError::Io { path, source, .. } => {
-            Meaning(Exit::Failed, "io", machine(source.kind(), Some(path)))
+            means(Exit::Failed, "io", machine(source.kind(), Some(path)))
         }
-        _ => Meaning(Exit::Failed, "io", hint("agent-mesh doctor looks at everything on our side")),
+        _ => means(Exit::Failed, "io", ASK_DOCTOR),
     }
 }
 
@@ -246,7 +255,7 @@ pub fn machine(kind: ErrorKind, path: Option<&Path>) -> String {
         ErrorKind::PermissionDenied => return not_permitted(path),
         ErrorKind::NotFound => "there is no such file: look at how its name is spelled",
         ErrorKind::IsADirectory => "it is a folder: name a file in it",
-        _ => "agent-mesh doctor looks at everything on our side",
+        _ => ASK_DOCTOR,
     };
     text.to_owned()
 }
@@ -260,82 +269,80 @@ fn not_permitted(path: Option<&Path>) -> String {
     )
 }
 
-pub(super) fn pins(error: &PinsError) -> Meaning {
+fn pins(error: &PinsError) -> Meaning {
     match error {
         PinsError::File(error) => file(error),
-        PinsError::Malformed { path, .. } => Meaning(
+        PinsError::Malformed { path, .. } => means(
             Exit::Usage,
             "pins-malformed",
-            hint(format!(
+            format!(
                 "restore {}; without it every gateway is met anew, and taken for the right one",
                 path.display()
-            )),
+            ),
         ),
-        _ => Meaning(Exit::Failed, "failed", hint("agent-mesh doctor looks at everything on our side")),
+        _ => means(Exit::Failed, "failed", ASK_DOCTOR),
     }
 }
 
-pub(super) fn message(error: &MessageError) -> Meaning {
+fn message(error: &MessageError) -> Meaning {
     match error {
         MessageError::TooLarge { .. } => {
-            Meaning(Exit::Policy, "message-too-large", hint("shorten it, or raise MESH_MSG_HARD_LIMIT"))
+            means(Exit::Policy, "message-too-large", "shorten it, or raise MESH_MSG_HARD_LIMIT")
         }
-        _ => Meaning(
+        _ => means(
             Exit::Usage,
             "message-invalid",
-            hint("give some text: --message TEXT, --message-file FILE, or pipe it in"),
+            "give some text: --message TEXT, --message-file FILE, or pipe it in",
         ),
     }
 }
 
 /// The reader is most likely a model, which has to be told that trying harder is not what is asked of it.
-pub(super) fn guard(refusal: &Refusal) -> Meaning {
+fn guard(refusal: &Refusal) -> Meaning {
     match refusal {
-        Refusal::TooFar { .. } => Meaning(
+        Refusal::TooFar { .. } => means(
             Exit::Policy,
             "loop",
-            hint(
-                "stop here: do not send it in another way. Answer in this turn, or ask your owner what to do",
-            ),
+            "stop here: do not send it in another way. Answer in this turn, or ask your owner what to do",
         ),
-        Refusal::Visited { to, .. } => Meaning(
+        Refusal::Visited { to, .. } => means(
             Exit::Policy,
             "loop",
-            hint(format!(
+            format!(
                 "stop here: {} knows of it, and your answer in this turn goes back by itself. If {0} has to be asked, ask \
                  your owner first",
                 to.name
-            )),
+            ),
         ),
-        Refusal::Limit { measure, .. } => Meaning(
+        Refusal::Limit { measure, .. } => means(
             Exit::Policy,
             "limit",
-            hint(format!(
+            format!(
                 "stop and ask your owner: agent-mesh limits shows what was sent; a person can run agent-mesh limits reset, \
                  or raise {} under [limits] in config.toml",
                 measure.setting()
-            )),
+            ),
         ),
-        Refusal::Repeated { id, .. } => Meaning(
+        Refusal::Repeated { id, .. } => means(
             Exit::Policy,
             "repeated",
-            hint(format!(
+            format!(
                 "they have it: agent-mesh wait {id} tells the reply. Do not reword it; ask your owner if that is not enough"
-            )),
+            ),
         ),
-        Refusal::Nameless => Meaning(Exit::Policy, "header-needed", hint("leave out --no-header")),
-        Refusal::OwnersOnly => Meaning(Exit::Policy, "owner-only", hint("ask your owner to run it")),
-        _ => Meaning(Exit::Policy, "refused", hint("ask your owner what to do")),
+        Refusal::Nameless => means(Exit::Policy, "header-needed", "leave out --no-header"),
+        Refusal::OwnersOnly => means(Exit::Policy, "owner-only", "ask your owner to run it"),
+        _ => means(Exit::Policy, "refused", "ask your owner what to do"),
     }
 }
 
-pub(super) fn invite(error: &InviteError) -> Meaning {
+fn invite(error: &InviteError) -> Meaning {
     match error {
-        InviteError::TooNew => Meaning(Exit::Usage, "invite-too-new", hint("update agent-mesh")),
-        _ => Meaning(
+        InviteError::TooNew => means(Exit::Usage, "invite-too-new", "update agent-mesh"),
+        _ => means(
             Exit::Usage,
             "invite-malformed",
-            hint("it is one line that begins with amesh1. (or a setup code of OpenClaw's): copy all of it"),
+            "it is one line that begins with amesh1. (or a setup code of OpenClaw's): copy all of it",
         ),
     }
 }

@@ -11,6 +11,7 @@ use super::clock::Reading;
 use super::remedy::Remedies;
 use super::{Check, Finding, Fix, chain};
 use crate::crowd::Turn;
+use crate::denial::policy_of_peer;
 use crate::error::{MeshError, with_cause};
 use crate::mesh::Mesh;
 use crate::ops::probe::{Probe, StepReport, probe};
@@ -90,12 +91,10 @@ fn step(to: &To, report: &StepReport, error: Option<&MeshError>, remedies: &Reme
 
 /// What went wrong; of a policy, which rule it is.
 fn told(to: &To, report: &StepReport, error: Option<&MeshError>) -> String {
-    let Some(Fault::PolicyDenied { rule, limit, .. }) = error.and_then(MeshError::refusal) else {
+    let Some(Fault::PolicyDenied { rule, limit, retry_after_ms }) = error.and_then(MeshError::refusal) else {
         return report.detail.clone();
     };
-    let rule = rule.unwrap_or_else(|| "a rule".to_owned());
-    let limit = limit.map(|limit| format!(" = {limit}")).unwrap_or_default();
-    format!("{}: {}'s policy: {rule}{limit}; only {} can change that", report.detail, to.name, to.name)
+    format!("{}: {}", report.detail, policy_of_peer(to, rule.as_deref(), limit, retry_after_ms))
 }
 
 fn pairing(has_scope: bool, remedies: &Remedies<'_>) -> Finding {
