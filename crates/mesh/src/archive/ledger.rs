@@ -1,6 +1,7 @@
 //! How much was said in the last day, and whether there may be more: counted and written in one transaction, so that of
 //! two processes that ask at once each sees what the other wrote. What certainly never left does not count.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -134,13 +135,30 @@ impl Archive {
         .await
     }
 
-    /// Lets a message that left stand for its whole broadcast, in place of the first one, which did not.
+    /// Where the first message of a broadcast, which stands for all, did not leave, lets another stand for it that did.
     ///
     /// # Errors
     /// When the archive cannot be written.
-    pub(crate) async fn stand_for_all(&self, id: &str) -> Result<(), ArchiveError> {
-        let id = id.to_owned();
-        self.ask(move |db| db.execute("UPDATE said SET chorus = 0 WHERE message = ?1", [id]).map(drop)).await
+    pub(crate) async fn count_once(&self, first: &str, all: HashSet<String>) -> Result<(), ArchiveError> {
+        let first = first.to_owned();
+        self.ask(move |db| {
+            let counts = format!("SELECT EXISTS (SELECT 1 FROM said WHERE message = ?1 AND {COUNTS})");
+            if db.query_row(&counts, [&first], |row| row.get(0))? {
+                return Ok(());
+            }
+            // The newest first: these are all but the last that were written.
+            let left = format!("SELECT rowid, message FROM said WHERE {COUNTS} ORDER BY rowid DESC");
+            let mut left = db.prepare(&left)?;
+            let mut left = left.query([])?;
+            while let Some(line) = left.next()? {
+                if all.contains(line.get_ref(1)?.as_str()?) {
+                    let sql = "UPDATE said SET chorus = 0 WHERE rowid = ?1";
+                    return db.execute(sql, [line.get::<_, i64>(0)?]).map(drop);
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Counts anew from now on, for one peer or for all. That it was done stays.

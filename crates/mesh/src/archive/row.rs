@@ -193,6 +193,36 @@ impl Archive {
         self.write_to(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
     }
 
+    /// Ends the lives of messages whose sending was given up in the middle, all in one write, and gives them as they are
+    /// then. One that never left is `unsent`, one that may have left is unknown; what was confirmed, or has ended, or is
+    /// the outbox's, stays as it is. One whose life had not begun is left out.
+    ///
+    /// # Errors
+    /// When the archive cannot be written.
+    pub(crate) async fn give_up(
+        &self,
+        ids: Vec<String>,
+        unsent: State,
+        why: &'static str,
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        self.ask(move |db| {
+            let mut by_id = db.prepare_cached(&format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"))?;
+            let mut all = Vec::with_capacity(ids.len());
+            for id in &ids {
+                let Some(mut message) = by_id.query_row([id], stored).optional()? else { continue };
+                if message.record.state == State::Sending && message.next_try_at.is_none() {
+                    let state = if message.sent_at.is_some() { State::Unknown } else { unsent };
+                    let end = Step::Finished { state, reply: None, error: Some(why.to_owned()) };
+                    apply(db, id, None, now(), &end)?;
+                    message = by_id.query_row([id], stored)?;
+                }
+                all.push(message);
+            }
+            Ok(all)
+        })
+        .await
+    }
+
     /// A message by its id, or a beginning of it that fits only one.
     ///
     /// # Errors

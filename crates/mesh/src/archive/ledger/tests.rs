@@ -177,9 +177,30 @@ async fn a_broadcast_whose_first_message_did_not_leave_counts_by_another() {
     let step = Step::Finished { state: State::Skipped, reply: None, error: None };
     archive.note(None, &skipped, step).await.unwrap();
     assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 0);
-    archive.stand_for_all(&left).await.unwrap();
+    archive.count_once(&skipped, [skipped.clone(), left.clone()].into()).await.unwrap();
     assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 1);
     assert_eq!(say(&archive, message("dave", "a", "x"), agent(rules)).await, Some("total-per-hour"));
+}
+
+/// It reached the gateway, which started nothing: its broadcast was not counted at all.
+#[tokio::test]
+async fn a_broadcast_whose_first_message_was_turned_away_counts_by_another() {
+    let (_folder, archive) = archive();
+    let (first, second) = (message("bob", "a", "all"), message("carol", "a", "all"));
+    let (refused, left) = (first.id.clone(), second.id.clone());
+    let chorus = Allowance { chorus_of: Some(refused.clone()), ..agent(Rules::default()) };
+    assert_eq!(say(&archive, first, agent(Rules::default())).await, None);
+    assert_eq!(say(&archive, second, chorus).await, None);
+    for step in [
+        Step::Reached { boot_id: None },
+        Step::Sending { run_id: refused.clone(), boot_id: None },
+        Step::TurnedAway("busy".into()),
+        Step::Finished { state: State::Failed, reply: None, error: None },
+    ] {
+        archive.note(None, &refused, step).await.unwrap();
+    }
+    archive.count_once(&refused, [refused.clone(), left].into()).await.unwrap();
+    assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 1);
 }
 
 #[tokio::test]
