@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
-use openclaw_protocol::connect::{Auth, ConnectParams, Granted};
+use openclaw_protocol::connect::{ConnectParams, Granted};
 use serde_json::{Value, json};
 
 use crate::access::Access;
@@ -30,6 +30,15 @@ use crate::pairing::{Claim, Device, Now, Pairing, REMOTE_SCOPES};
 use crate::policy::{Mode, Rules};
 use crate::principal::{Member, Principal};
 use crate::secret::{SharedToken, TokenHash};
+
+mod offered;
+mod words;
+
+use offered::{Offered, Wrong};
+use words::{
+    METADATA_UPGRADE, NOT_PAIRED, SCOPE_UPGRADE, Why, device_identity_required, rate_limited, scope_mismatch,
+    token_mismatch,
+};
 
 /// A client at the door: its request was read, and its device proof (if any) holds.
 #[derive(Debug)]
@@ -354,61 +363,6 @@ impl Caller<'_> {
     }
 }
 
-/// The credential of a connect; empty texts count as absent.
-#[derive(Debug)]
-struct Offered<'a> {
-    shared: Option<&'a str>,
-    device: Option<&'a str>,
-    bootstrap: Option<&'a str>,
-}
-
-impl<'a> Offered<'a> {
-    fn new(auth: Option<&'a Auth>) -> Self {
-        let given = |pick: fn(&'a Auth) -> &'a Option<String>| {
-            auth.and_then(|auth| pick(auth).as_deref()).filter(|text| !text.is_empty())
-        };
-        Self {
-            shared: given(|auth| &auth.token).or_else(|| given(|auth| &auth.password)),
-            device: given(|auth| &auth.device_token),
-            bootstrap: given(|auth| &auth.bootstrap_token),
-        }
-    }
-
-    fn kind(&self) -> Option<Kind> {
-        let kinds =
-            [(self.shared, Kind::Shared), (self.device, Kind::Device), (self.bootstrap, Kind::Bootstrap)];
-        kinds.into_iter().find(|(text, _)| text.is_some()).map(|(_, kind)| kind)
-    }
-
-    /// Why a credential that proved nothing is refused.
-    fn wrong(&self, has_device: bool) -> Wrong {
-        match (self.kind(), has_device) {
-            (Some(Kind::Shared), _) => Wrong::counted(token_mismatch(has_device)),
-            (Some(Kind::Device), true) => Wrong::counted(device_token_mismatch()),
-            (Some(Kind::Bootstrap), true) => Wrong::counted(bootstrap_invalid()),
-            (None, true) => Wrong::free(token_missing()),
-            (_, false) => Wrong::free(device_identity_required()),
-        }
-    }
-}
-
-/// A refused credential, and whether it counts towards the lockout: only a guess does.
-#[derive(Debug)]
-struct Wrong {
-    error: ErrorShape,
-    counts: bool,
-}
-
-impl Wrong {
-    fn counted(error: ErrorShape) -> Self {
-        Self { error, counts: true }
-    }
-
-    fn free(error: ErrorShape) -> Self {
-        Self { error, counts: false }
-    }
-}
-
 /// What of these scopes a peer gets. An admin's rights hold those of messaging, so whoever asks for them means these, too.
 fn messaging(asked: &[String]) -> Vec<String> {
     let asked = Granted { scopes: asked.to_vec(), ..Granted::default() };
@@ -423,73 +377,4 @@ fn granted(scopes: Vec<String>) -> Granted {
 fn with_token(granted: Granted, device: &Device) -> Granted {
     let token = device.token.expose().to_owned();
     Granted { device_token: Some(token), issued_at_ms: Some(device.token_at_ms), ..granted }
-}
-
-/// Why a human has to approve.
-struct Why {
-    reason: &'static str,
-    words: &'static str,
-    hint: &'static str,
-}
-
-const NOT_PAIRED: Why = Why {
-    reason: "not-paired",
-    words: "device is not approved yet",
-    hint: "Approve this device from the pending pairing requests.",
-};
-const METADATA_UPGRADE: Why = Why {
-    reason: "metadata-upgrade",
-    words: "device identity changed",
-    hint: "Review the changed platform, then approve the pending request.",
-};
-const SCOPE_UPGRADE: Why = Why {
-    reason: "scope-upgrade",
-    words: "more scopes than approved",
-    hint: "Review the requested scopes, then approve the pending upgrade.",
-};
-
-/// A failed credential in the words of the real gateway, which the reference client reads.
-fn unauthorized(message: &str, code: &str, reason: &str, retry: bool, next: &str) -> ErrorShape {
-    ErrorShape::invalid(format!("unauthorized: {message}")).with_details(json!({
-        "code": code, "authReason": reason, "canRetryWithDeviceToken": retry, "recommendedNextStep": next,
-    }))
-}
-
-fn token_mismatch(has_device: bool) -> ErrorShape {
-    let next = if has_device { "retry_with_device_token" } else { "update_auth_credentials" };
-    let message = "gateway token mismatch (provide gateway auth token)";
-    unauthorized(message, "AUTH_TOKEN_MISMATCH", "token_mismatch", has_device, next)
-}
-
-fn token_missing() -> ErrorShape {
-    let message = "gateway token missing (provide gateway auth token)";
-    unauthorized(message, "AUTH_TOKEN_MISSING", "token_missing", false, "update_auth_configuration")
-}
-
-fn device_token_mismatch() -> ErrorShape {
-    let message = "device token mismatch (rotate/reissue device token)";
-    let (code, reason) = ("AUTH_DEVICE_TOKEN_MISMATCH", "device_token_mismatch");
-    unauthorized(message, code, reason, false, "update_auth_credentials")
-}
-
-fn bootstrap_invalid() -> ErrorShape {
-    let message = "setup code invalid, expired, revoked, or already used (create a new code)";
-    let (code, reason) = ("AUTH_BOOTSTRAP_TOKEN_INVALID", "bootstrap_token_invalid");
-    unauthorized(message, code, reason, false, "review_auth_configuration")
-}
-
-fn scope_mismatch() -> ErrorShape {
-    let message = "device token scope mismatch (re-pair or approve scope upgrade)";
-    unauthorized(message, "AUTH_SCOPE_MISMATCH", "scope_mismatch", false, "review_auth_configuration")
-}
-
-fn device_identity_required() -> ErrorShape {
-    ErrorShape::new("NOT_PAIRED", "device identity required")
-        .with_details(json!({ "code": "DEVICE_IDENTITY_REQUIRED" }))
-}
-
-fn rate_limited(left_ms: u64) -> ErrorShape {
-    let message = "too many failed authentication attempts (retry later)";
-    let error = unauthorized(message, "AUTH_RATE_LIMITED", "rate_limited", false, "wait_then_retry");
-    ErrorShape { retryable: Some(true), retry_after_ms: Some(left_ms), ..error }
 }

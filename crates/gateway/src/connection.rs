@@ -220,9 +220,6 @@ async fn admit(
     let caller = Caller { params: &connect.params, device, ip };
     let decision = decide(shared, &caller);
     shared.metrics.connect(decision.is_ok());
-    if !lock(&shared.pairing).redeemed.is_empty() {
-        shared.approvals.notify_one();
-    }
     let entry = match decision {
         Ok(entry) => entry,
         Err(refusal) => {
@@ -262,7 +259,11 @@ fn decide(shared: &Shared, caller: &Caller<'_>) -> Result<Entry, Box<Refusal>> {
     let mut lockout = lock(&shared.lockout);
     let token = &shared.config.token;
     let mut door = Door { token, access: &access, pairing: &mut pairing, lockout: &mut lockout, now: now() };
-    door.admit(caller)
+    let decision = door.admit(caller);
+    if !pairing.redeemed.is_empty() {
+        shared.approvals.notify_one();
+    }
+    decision
 }
 
 fn hello(shared: &Shared, entry: &Entry) -> HelloOk {

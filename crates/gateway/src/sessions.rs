@@ -95,6 +95,23 @@ impl Page {
     fn rows(self) -> usize {
         self.limit.map_or(DEFAULT_ROWS, |limit| limit as usize)
     }
+
+    /// The last of these, as many as are asked for and as one answer has room for.
+    fn show(self, rows: &[&Row]) -> Vec<Value> {
+        let max_chars = self.max_chars.map_or(DEFAULT_CHARS, |chars| (chars as usize).min(MAX_CHARS));
+        let mut room = ANSWER_BYTES;
+        let mut messages = Vec::new();
+        for row in rows.iter().rev().take(self.rows()) {
+            let size = row.extras() + row.text().len().min(max_chars * 4);
+            if size > room {
+                break;
+            }
+            room -= size;
+            messages.push(row.show(max_chars));
+        }
+        messages.reverse();
+        messages
+    }
 }
 
 /// What `chat.history` shows of a session's rows.
@@ -217,36 +234,20 @@ impl Sessions {
         Some(Past { who: who.clone(), same_input: text == message, reply, ts: row.ts })
     }
 
-    /// The newest rows of a session that has had several keys, oldest first.
+    /// The newest rows of a session that may have had several keys, oldest first. An unknown session is an empty one.
     pub(crate) fn pages<'a>(&self, keys: impl Iterator<Item = &'a str>, page: Page) -> Rows {
-        let joined = keys.map(|key| self.page(key, page)).reduce(|mut rows, newer| {
-            rows.session_id = newer.session_id.or(rows.session_id);
-            rows.total += newer.total;
-            rows.messages.extend(newer.messages);
-            rows.messages.sort_by_key(|row| row["timestamp"].as_i64());
-            let surplus = rows.messages.len().saturating_sub(page.rows());
-            rows.messages.drain(..surplus);
-            rows
-        });
-        joined.unwrap_or_default()
-    }
-
-    /// The newest rows of a session, oldest first. An unknown session is an empty one.
-    fn page(&self, key: &str, page: Page) -> Rows {
-        let Some(session) = self.sessions.get(key) else { return Rows::default() };
-        let max_chars = page.max_chars.map_or(DEFAULT_CHARS, |chars| (chars as usize).min(MAX_CHARS));
-        let mut room = ANSWER_BYTES;
-        let mut messages = Vec::new();
-        for row in session.rows.iter().rev().take(page.rows()) {
-            let size = row.extras() + row.text().len().min(max_chars * 4);
-            if size > room {
-                break;
-            }
-            room -= size;
-            messages.push(row.show(max_chars));
+        let sessions: Vec<&Session> = keys.filter_map(|key| self.sessions.get(key)).collect();
+        let newest = |session: &'_ Session| session.rows.len().saturating_sub(page.rows())..;
+        let mut rows: Vec<&Row> =
+            sessions.iter().flat_map(|session| session.rows.range(newest(session))).collect();
+        if sessions.len() > 1 {
+            rows.sort_by_key(|row| row.ts);
         }
-        messages.reverse();
-        Rows { session_id: Some(session.id.clone()), messages, total: session.rows.len() }
+        Rows {
+            session_id: sessions.last().map(|session| session.id.clone()),
+            messages: page.show(&rows),
+            total: sessions.iter().map(|session| session.rows.len()).sum(),
+        }
     }
 
     /// All sessions, the last used first.
@@ -398,8 +399,12 @@ mod tests {
         Run::new(id.into(), origin, "s".into(), Who::Owner(None), [0; 32], 0)
     }
 
+    fn page(sessions: &Sessions, key: &str, page: Page) -> Rows {
+        sessions.pages([key].into_iter(), page)
+    }
+
     fn texts(sessions: &Sessions, key: &str) -> Vec<String> {
-        let rows = sessions.page(key, Page::default()).messages;
+        let rows = page(sessions, key, Page::default()).messages;
         rows.into_iter().map(|row| serde_json::from_value::<HistoryRow>(row).unwrap().text()).collect()
     }
 
@@ -408,8 +413,7 @@ mod tests {
         let mut all = sessions(10, 10, 10_000);
         all.append("s", "r1", user("hi"), 1);
         all.append("s", "r1", NewRow::Assistant { text: "hello".into() }, 2);
-        let rows: Vec<HistoryRow> = all
-            .page("s", Page::default())
+        let rows: Vec<HistoryRow> = page(&all, "s", Page::default())
             .messages
             .into_iter()
             .map(|row| serde_json::from_value(row).unwrap())
@@ -477,7 +481,7 @@ mod tests {
             }
             all.append("s", &i.to_string(), row, 1);
         }
-        let page = all.page("s", Page::default());
+        let page = page(&all, "s", Page::default());
         assert_eq!((page.total, page.messages.len()), (9, 4));
     }
 
@@ -504,8 +508,8 @@ mod tests {
     fn long_texts_are_cut_at_a_character_and_say_so() {
         let mut all = sessions(1, 10, usize::MAX);
         all.append("s", "r", user(&"é".repeat(20)), 1);
-        let page = Page { max_chars: Some(10), ..Page::default() };
-        let row = &all.page("s", page).messages[0];
+        let short = Page { max_chars: Some(10), ..Page::default() };
+        let row = &page(&all, "s", short).messages[0];
         assert_eq!(row["content"], json!(format!("{}{CUT}", "é".repeat(10))));
         assert_eq!(row["__openclaw"]["reason"], "display-cap");
     }
@@ -516,10 +520,30 @@ mod tests {
         for i in 0..100 {
             all.append("s", &i.to_string(), user(&"x".repeat(100_000)), 1);
         }
-        let rows = all.page("s", Page { limit: Some(1000), max_chars: Some(1_000_000) });
+        let rows = page(&all, "s", Page { limit: Some(1000), max_chars: Some(1_000_000) });
         assert_eq!((rows.total, rows.messages.len()), (100, 41));
-        assert_eq!(all.page("s", Page { limit: Some(3), max_chars: None }).messages.len(), 3);
+        assert_eq!(page(&all, "s", Page { limit: Some(3), max_chars: None }).messages.len(), 3);
         let newest = &rows.messages[40]["idempotencyKey"];
         assert_eq!(newest, "99:user");
+    }
+
+    /// Each key had room of its own: 8 MiB of text that JSON escapes are more than a frame takes.
+    #[test]
+    fn a_page_of_two_keys_has_the_room_of_one() {
+        let mut all = sessions(2, 1000, usize::MAX);
+        for i in 0..60 {
+            let key = if i % 2 == 0 { "before" } else { "after" };
+            all.append(key, &i.to_string(), user(&"x".repeat(100_000)), i);
+        }
+        let everything = Page { limit: Some(1000), max_chars: Some(1_000_000) };
+        let rows = all.pages(["before", "after"].into_iter(), everything);
+        assert_eq!((rows.total, rows.messages.len()), (60, 41));
+        assert_eq!(
+            (&rows.messages[0]["timestamp"], &rows.messages[40]["timestamp"]),
+            (&json!(19), &json!(59))
+        );
+        let few = all.pages(["before", "after"].into_iter(), Page { limit: Some(3), max_chars: None });
+        let times: Vec<_> = few.messages.iter().map(|row| row["timestamp"].clone()).collect();
+        assert_eq!(times, [57, 58, 59]);
     }
 }

@@ -109,15 +109,18 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         ui.document("broadcast", exit, fields);
         return Ok(exit);
     }
-    let error = match (exit, refusal(records.iter().map(|record| record.error.as_ref()))) {
-        (Exit::Interrupted, _) => halfway(watch.done),
+    Ok(ui.document_with_error("broadcast", fields, failure(exit, &records, watch.done)))
+}
+
+fn failure(exit: Exit, records: &[Record], done: u64) -> CliError {
+    match (exit, refusal(records.iter().map(|record| record.error.as_ref()))) {
+        (Exit::Interrupted, _) => halfway(done),
         (Exit::Unreachable, Some(refusal)) => refusal.into(),
         (Exit::Unreachable, None) => CliError::new(exit, "reached-nobody", "the broadcast reached nobody")
             .hint("agent-mesh doctor shows at which step, and on whose side"),
         _ => CliError::new(exit, "reached-some", "not everybody replied")
             .hint("each has its own reason above; --only sends again to those it did not reach"),
-    };
-    Ok(ui.document_with_error("broadcast", fields, error))
+    }
 }
 
 fn show_plans(mesh: &agent_team_mesh::Mesh, request: &BroadcastRequest, ui: &Ui) -> Result<Exit, CliError> {

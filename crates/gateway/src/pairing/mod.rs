@@ -84,6 +84,11 @@ impl Claim {
         self.remote_ip.parse().ok().map(network)
     }
 
+    /// The name that the device gives itself now, if that is another.
+    fn other_name(&self, now: &Self) -> Option<String> {
+        now.display_name.clone().filter(|name| self.display_name.as_ref() != Some(name))
+    }
+
     /// Whether a human who saw `self` would also have approved `other`.
     fn asks_the_same(&self, other: &Self) -> bool {
         self.scopes == other.scopes
@@ -149,7 +154,10 @@ impl Device {
 #[derive(Debug, Clone)]
 pub(crate) struct Pending {
     pub(crate) request_id: String,
+    /// What a human is shown. Its name stays: nobody approves one that he did not read.
     claim: Claim,
+    /// The name it gave itself when it asked last, if that is another.
+    claimed_name: Option<String>,
     is_repair: bool,
     ts: i64,
     expires: Instant,
@@ -164,7 +172,7 @@ impl Pending {
             "displayName": claim.display_name, "platform": claim.platform, "deviceFamily": claim.device_family,
             "clientId": claim.client_id, "clientMode": claim.client_mode,
             "role": "operator", "roles": ["operator"], "scopes": claim.scopes, "remoteIp": claim.remote_ip,
-            "silent": false, "isRepair": self.is_repair, "ts": self.ts,
+            "silent": false, "isRepair": self.is_repair, "ts": self.ts, "claimedDisplayName": self.claimed_name,
         });
         drop_nulls(&mut row);
         row
@@ -217,6 +225,7 @@ impl Pairing {
             self.is_outdated = true;
             let claimed = claim.display_name.clone();
             device.claimed_name = claimed.filter(|name| device.claim.display_name.as_ref() != Some(name));
+            device.claimed_name = device.claim.other_name(claim);
         }
     }
 
@@ -225,9 +234,10 @@ impl Pairing {
         self.pending.retain(|pending| pending.expires > now.at);
         let mine = self.pending.iter().position(|p| p.claim.device_id == claim.device_id);
         if let Some(i) = mine.filter(|i| self.pending[*i].claim.asks_the_same(claim)) {
-            // The name is that of the latest connect, as at the real gateway: a newer invite is proven by it.
-            self.pending[i].claim.display_name.clone_from(&claim.display_name);
-            return Ok((self.pending[i].clone(), false));
+            let pending = &mut self.pending[i];
+            // A newer invite is proven by a newer name.
+            pending.claimed_name = pending.claim.other_name(claim);
+            return Ok((pending.clone(), false));
         }
         // A request that asks for something else gets a new id: nobody may approve what he was not shown.
         if let Some(outdated) = mine {
@@ -244,6 +254,7 @@ impl Pairing {
             request_id: Uuid::new_v4().to_string(),
             is_repair: self.paired.contains_key(&claim.device_id),
             claim: claim.clone(),
+            claimed_name: None,
             ts: now.ms,
             expires: now.at + REQUEST_LIFE,
         };
@@ -276,9 +287,9 @@ impl Pairing {
         if let Some(scope) = lacks {
             return Err(ErrorShape::invalid(format!("missing scope: {scope}")));
         }
-        let claim = self.pending.remove(index).claim;
+        let Pending { claim, claimed_name, .. } = self.pending.remove(index);
         let kept = self.paired.get(&claim.device_id).map(|device| (device.token.clone(), device.token_at_ms));
-        self.admit(claim, "owner", kept, now)
+        self.admit(claim, claimed_name, "owner", kept, now)
     }
 
     /// Lets a device in because it came over loopback with the owner's token; says whether anything changed. A device
@@ -288,7 +299,7 @@ impl Pairing {
         if known.is_some_and(|device| claim.scopes.iter().all(|scope| device.allows(scope, true))) {
             return Ok(false);
         }
-        self.admit(claim, VIA_LOOPBACK, None, now).map(|_| true)
+        self.admit(claim, None, VIA_LOOPBACK, None, now).map(|_| true)
     }
 
     /// Lets the device of a member in, unless it is in already; says whether anything changed. It keeps a token as any
@@ -299,7 +310,7 @@ impl Pairing {
         }
         self.pending.retain(|pending| pending.claim.device_id != claim.device_id);
         let claim = Claim { scopes: REMOTE_SCOPES.map(str::to_owned).to_vec(), ..claim.clone() };
-        self.admit(claim, VIA_ACCESS, None, now).map(|_| true)
+        self.admit(claim, None, VIA_ACCESS, None, now).map(|_| true)
     }
 
     /// Forgets the devices that were let in as members' and are so no more; says whether there were any.
@@ -312,6 +323,7 @@ impl Pairing {
     fn admit(
         &mut self,
         mut claim: Claim,
+        claimed_name: Option<String>,
         via: &str,
         token: Option<(DeviceToken, i64)>,
         now: Now,
@@ -334,7 +346,7 @@ impl Pairing {
             created_at_ms: before.as_ref().map_or(now.ms, |device| device.created_at_ms),
             approved_at_ms: now.ms,
             last_seen_at_ms: before.and_then(|device| device.last_seen_at_ms),
-            claimed_name: None,
+            claimed_name,
             claim,
         };
         Ok(self.paired.entry(device.claim.device_id.clone()).or_insert(device))
@@ -488,6 +500,25 @@ mod tests {
         assert_eq!(connect_as(Some("bob")), (json!("alice"), json!("bob")));
         assert_eq!(connect_as(Some("alice")), (json!("alice"), Value::Null));
         assert_eq!(connect_as(None), (json!("alice"), Value::Null));
+    }
+
+    #[test]
+    fn a_request_keeps_the_name_that_it_was_shown_under() {
+        let mut pairing = Pairing::new(&Limits::default());
+        let mut ask_as = |name: &str| {
+            let claim = Claim { display_name: Some(name.into()), ..claim("a", &[SCOPE_READ]) };
+            let (request, new) = pairing.request(&claim, now()).unwrap();
+            let row = request.row();
+            (new, row["displayName"].clone(), row["claimedDisplayName"].clone())
+        };
+        assert_eq!(ask_as("mallory"), (true, json!("mallory"), Value::Null));
+        assert_eq!(ask_as("alice"), (false, json!("mallory"), json!("alice")));
+        let id = pairing.pending[0].request_id.clone();
+        let approved = pairing.approve(&id, &owner(), now()).unwrap().row();
+        assert_eq!(
+            (&approved["displayName"], &approved["claimedDisplayName"]),
+            (&json!("mallory"), &json!("alice"))
+        );
     }
 
     #[test]

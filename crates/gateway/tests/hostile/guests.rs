@@ -202,7 +202,8 @@ async fn a_run_under_way_is_its_senders_under_his_new_name_too() {
         (json!(["assistant", "user", "assistant"]), &json!(4))
     );
     assert_eq!(zoe.ok("status", json!({})).await["sessions"]["count"], 2);
-    assert!(zoe.ok("agents.list", json!({})).await["agents"].is_array());
+    let agents = zoe.ok("agents.list", json!({})).await["agents"].clone();
+    assert_eq!(agents, json!([{ "id": "main", "name": "agent-mesh" }]), "whom to talk to, and no more");
 }
 
 #[tokio::test]

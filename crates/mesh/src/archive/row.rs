@@ -6,6 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::ledger::COUNTS;
+use super::step::{Step, apply};
 use super::{Archive, ArchiveError, Committed, Survives, search};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
@@ -56,63 +57,6 @@ pub struct NewMessage {
     pub state: State,
     /// For the outbox: when it is too late to send it.
     pub expires_at: Option<Timestamp>,
-}
-
-/// A step in a message's life.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Step {
-    /// A connection to the peer's gateway stands.
-    Reached {
-        /// The gateway process, if the message goes to it now: the one it went to before is not forgotten for another.
-        boot_id: Option<String>,
-    },
-    /// The request is about to leave under this run id. From here on it may have arrived.
-    Sending {
-        /// The run id of this attempt.
-        run_id: String,
-        /// The gateway process it goes to.
-        boot_id: Option<String>,
-    },
-    /// The gateway confirmed the run.
-    Accepted,
-    /// The same, and its owner has to let it run.
-    Held,
-    /// The gateway refused the attempt for now, and started nothing: the message certainly did not arrive.
-    TurnedAway(String),
-    /// The connection had ended before the attempt was written: it never left.
-    Unsent(String),
-    /// The run entered a phase.
-    Phase(String),
-    /// The connection was lost; what became of the run has to be looked up.
-    Lost(String),
-    /// Its life ended so.
-    Finished {
-        /// How.
-        state: State,
-        /// The reply.
-        reply: Option<String>,
-        /// What went wrong, in a sentence.
-        error: Option<String>,
-    },
-}
-
-impl Step {
-    /// That a message leaves, or has come to an end that only we know of, must never be forgotten. What else a crash of
-    /// the machine takes from us, the history of the peer's session gives back.
-    pub(super) fn survives(&self) -> Survives {
-        match self {
-            Self::Reached { .. }
-            | Self::Accepted
-            | Self::Held
-            | Self::TurnedAway(_)
-            | Self::Unsent(_)
-            | Self::Phase(_)
-            | Self::Lost(_) => Survives::Process,
-            Self::Finished { state: State::Replied | State::NoReply, .. } => Survives::Process,
-            Self::Sending { .. } | Self::Finished { .. } => Survives::Machine,
-        }
-    }
 }
 
 /// A dated step.
@@ -223,6 +167,36 @@ impl Archive {
     pub fn note(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
         let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
         self.write_to(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
+    }
+
+    /// Ends the lives of messages whose sending was given up in the middle, all in one write, and gives them as they are
+    /// then. One that never left is `unsent`, one that may have left is unknown; what was confirmed, or has ended, or is
+    /// the outbox's, stays as it is. One whose life had not begun is left out.
+    ///
+    /// # Errors
+    /// When the archive cannot be written.
+    pub(crate) async fn give_up(
+        &self,
+        ids: Vec<String>,
+        unsent: State,
+        why: &'static str,
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        self.ask(move |db| {
+            let mut by_id = db.prepare_cached(&format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"))?;
+            let mut all = Vec::with_capacity(ids.len());
+            for id in &ids {
+                let Some(mut message) = by_id.query_row([id], stored).optional()? else { continue };
+                if message.record.state == State::Sending && message.next_try_at.is_none() {
+                    let state = if message.sent_at.is_some() { State::Unknown } else { unsent };
+                    let end = Step::Finished { state, reply: None, error: Some(why.to_owned()) };
+                    apply(db, id, None, now(), &end)?;
+                    message = by_id.query_row([id], stored)?;
+                }
+                all.push(message);
+            }
+            Ok(all)
+        })
+        .await
     }
 
     /// A message by its id, or a beginning of it that fits only one.
@@ -386,84 +360,12 @@ fn insert_as(db: &Connection, message: &NewMessage, run: Option<&Run>) -> Result
     Ok(seq)
 }
 
-/// As if the attempt had not left: it certainly started nothing.
-const NEVER_LEFT: &str = "UPDATE messages SET sent_at = NULL, boot_id = NULL WHERE seq = ?1";
-
-pub(super) fn apply(
+pub(super) fn index(
     db: &Connection,
-    id: &str,
-    lease: Option<&str>,
-    at: i64,
-    step: &Step,
+    seq: i64,
+    text: &str,
+    reply: Option<&str>,
 ) -> Result<(), rusqlite::Error> {
-    let seq: i64 = db
-        .prepare_cached("SELECT seq FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)")?
-        .query_row(params![id, lease], |row| row.get(0))?;
-    let update = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values);
-    match step {
-        Step::Reached { boot_id } => {
-            update(
-                "UPDATE messages SET reached_at = coalesce(reached_at, ?2), boot_id = ?3 WHERE seq = ?1",
-                &[&seq, &at, boot_id],
-            )?;
-            event(db, seq, at, "reached", boot_id.as_deref())
-        }
-        Step::Sending { run_id, boot_id } => {
-            // The life of what is sent at once begins with this word.
-            let sql = "SELECT state = 'sending' AND sent_at IS NULL FROM messages WHERE seq = ?1";
-            let said: bool = db.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?;
-            // A confirmation counts for its own attempt only.
-            update(
-                "UPDATE messages SET sent_at = ?2, boot_id = ?4, state = 'sending',
-                    accepted_at = CASE WHEN run_id = ?3 THEN accepted_at END, run_id = ?3 WHERE seq = ?1",
-                &[&seq, &at, run_id, boot_id],
-            )?;
-            if said { Ok(()) } else { event(db, seq, at, "sending", Some(run_id)) }
-        }
-        Step::Accepted => {
-            update(
-                "UPDATE messages SET accepted_at = coalesce(accepted_at, ?2), state = 'accepted' WHERE seq = ?1",
-                &[&seq, &at],
-            )?;
-            event(db, seq, at, "accepted", None)
-        }
-        Step::Held => {
-            update(
-                "UPDATE messages SET accepted_at = coalesce(accepted_at, ?2), state = 'held' WHERE seq = ?1",
-                &[&seq, &at],
-            )?;
-            event(db, seq, at, "held", None)
-        }
-        Step::TurnedAway(why) => {
-            update(NEVER_LEFT, &[&seq])?;
-            event(db, seq, at, "turned-away", Some(why))
-        }
-        Step::Unsent(how) => {
-            update(NEVER_LEFT, &[&seq])?;
-            event(db, seq, at, "unsent", Some(how))
-        }
-        Step::Phase(phase) => event(db, seq, at, "phase", Some(phase)),
-        Step::Lost(how) => event(db, seq, at, "lost", Some(how)),
-        Step::Finished { state, reply, error } => {
-            update(
-                "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, run = NULL,
-                    error = CASE WHEN ?5 IS NULL AND run IS NOT NULL AND began_at IS NULL
-                        THEN 'stopped before it began' ELSE ?5 END,
-                    next_try_at = NULL, lease_owner = NULL, lease_until = NULL WHERE seq = ?1",
-                &[&seq, &at, &state.name(), reply, error],
-            )?;
-            if let Some(reply) = reply {
-                let text: String = db
-                    .prepare_cached("SELECT text FROM messages WHERE seq = ?1")?
-                    .query_row([seq], |row| row.get(0))?;
-                index(db, seq, &text, Some(reply))?;
-            }
-            event(db, seq, at, state.name(), error.as_deref())
-        }
-    }
-}
-
-fn index(db: &Connection, seq: i64, text: &str, reply: Option<&str>) -> Result<(), rusqlite::Error> {
     let words = search::words(&format!("{text}\n{}", reply.unwrap_or_default()));
     let sql = "INSERT OR REPLACE INTO search (rowid, words) VALUES (?1, ?2)";
     db.prepare_cached(sql)?.execute(params![seq, words]).map(drop)
@@ -493,13 +395,7 @@ pub(super) fn stored(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
     let record = Record {
         to: To { name: row.get("peer_name")?, email_prefix: peer.clone() },
         id: row.get("id")?,
-        via: if via == "chat" {
-            Via::Chat
-        } else if via == "a2a" {
-            Via::A2a
-        } else {
-            Via::Agent
-        },
+        via: via_of(&via),
         session: row.get("session")?,
         bytes: row.get::<_, i64>("bytes")?.try_into().unwrap_or_default(),
         state: State::from_name(&state).unwrap_or(State::Unknown),
@@ -543,5 +439,13 @@ fn via_name(via: Via) -> &'static str {
         Via::Agent => "agent",
         Via::Chat => "chat",
         Via::A2a => "a2a",
+    }
+}
+
+fn via_of(name: &str) -> Via {
+    match name {
+        "chat" => Via::Chat,
+        "a2a" => Via::A2a,
+        _ => Via::Agent,
     }
 }

@@ -291,7 +291,7 @@ impl<'a> Doorkeeper<'a> {
         let Some(to) = self.book.redeemed(&self.rules, row, Timestamp::now()) else {
             return Ok(ControlFlow::Continue(()));
         };
-        for name in [&row.claimed_display_name, &row.display_name].into_iter().flatten() {
+        for name in row.names() {
             super::invite::shown(self.mesh, &row.device_id, name)?;
         }
         self.mesh.sent_invites().joined(&row.device_id)?;
@@ -332,9 +332,11 @@ impl<'a> Doorkeeper<'a> {
         reason: Reason,
     ) -> Result<Reason, MeshError> {
         let invites = self.mesh.sent_invites();
-        let name = row.display_name.as_deref().unwrap_or_default();
-        if reason == Reason::Invite && !invites.bind(name, &row.device_id)? {
-            return Ok(Reason::InviteUsed);
+        if reason == Reason::Invite {
+            let name = self.book.proof(row, Timestamp::now()).unwrap_or_default();
+            if !invites.bind(name, &row.device_id)? {
+                return Ok(Reason::InviteUsed);
+            }
         }
         let request = PairApprove { request_id: row.request_id.clone() };
         match own.try_call(&request, Instant::now() + PATIENCE).await {

@@ -1,5 +1,6 @@
 //! Say one thing to many agents at once.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -7,11 +8,11 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::let_go::let_go;
+use super::let_go::let_all_go;
 use super::send::{Plan, SendRequest, plan, send_planned};
 use crate::crowd::{Crowd, Turn};
 use crate::descriptors;
-use crate::error::MeshError;
+use crate::error::{MeshError, chain};
 use crate::mesh::Mesh;
 use crate::progress::{Observer, Progress, Unobserved};
 use crate::record::{Record, State};
@@ -120,44 +121,43 @@ pub async fn broadcast(
     if let Err(error) = meeting.keep().await {
         tracing::warn!(%error, "gateways that were met are not remembered");
     }
-    let mut results = Vec::with_capacity(records.len());
-    for (record, untold) in records.into_iter().zip(untold) {
-        results.push(match record {
-            Some(record) => record,
-            None => so_far(mesh, untold).await,
-        });
-    }
-    if let Err(error) = count_once(mesh, first.as_deref(), &results).await {
+    let results = so_far(mesh, records, untold).await;
+    if let Some(first) = first
+        && let Err(error) = count_once(mesh, &first, &results).await
+    {
         tracing::warn!(%error, "the broadcast is not counted");
     }
     Ok((Uuid::now_v7(), results))
 }
 
-/// How far a message got that nobody waits for any more.
-async fn so_far(mesh: &Mesh, untold: Record) -> Record {
-    match let_go(mesh, &untold.id, State::Skipped).await {
-        Ok(stored) => stored.map_or(untold, |stored| stored.record),
+/// All records; of the messages that nobody waits for any more, how far they got.
+async fn so_far(mesh: &Mesh, records: Vec<Option<Record>>, untold: Vec<Record>) -> Vec<Record> {
+    let open = records.iter().zip(&untold).filter(|(record, _)| record.is_none());
+    let open: Vec<String> = open.map(|(_, untold)| untold.id.clone()).collect();
+    let known = match open.is_empty() {
+        true => Ok(Vec::new()),
+        false => let_all_go(mesh, open, State::Skipped).await,
+    };
+    let known = known.map(|all| all.into_iter().map(|stored| (stored.record.id.clone(), stored.record)));
+    let mut known: Result<HashMap<String, Record>, String> =
+        known.map(Iterator::collect).map_err(|error| chain(&error));
+    let end = |(record, untold): (Option<Record>, Record)| match (record, &mut known) {
+        (Some(record), _) => record,
+        (None, Ok(known)) => known.remove(&untold.id).unwrap_or(untold),
         // What the others got weighs more than that the log cannot say this: without it, all would be sent again.
-        Err(error) => Record { state: State::Unknown, error: Some(error), ..untold },
-    }
+        (None, Err(reason)) => {
+            let (to, id) = (untold.to.clone(), untold.id.clone());
+            let error = MeshError::Unknown { to, id, reason: reason.clone() };
+            Record { state: State::Unknown, error: Some(error), ..untold }
+        }
+    };
+    records.into_iter().zip(untold).map(end).collect()
 }
 
-/// Where the first message, which stands for all in the limits, did not leave, another one does that did.
-async fn count_once(mesh: &Mesh, first: Option<&str>, results: &[Record]) -> Result<(), MeshError> {
-    let mut left = results.iter().filter(|record| may_have_left(record)).map(|record| record.id.as_str());
-    let counted = results.iter().any(|record| Some(record.id.as_str()) == first && may_have_left(record));
-    match left.next() {
-        Some(other) if !counted => Ok(mesh.archive()?.stand_for_all(other).await?),
-        _ => Ok(()),
-    }
-}
-
-fn may_have_left(record: &Record) -> bool {
-    match record.state {
-        State::Skipped | State::Unreachable | State::Expired | State::Cancelled => false,
-        State::Failed => record.receipt.reached_at.is_some(),
-        _ => true,
-    }
+/// The message that stands for all in the limits has to be one that left, or may have: what the archive takes for that.
+async fn count_once(mesh: &Mesh, first: &str, results: &[Record]) -> Result<(), MeshError> {
+    let all = results.iter().map(|record| record.id.clone()).collect();
+    Ok(mesh.archive()?.count_once(first, all).await?)
 }
 
 async fn send_one(mesh: &Mesh, plan: Plan, turn: Arc<Turn>, request: &SendRequest) -> Record {

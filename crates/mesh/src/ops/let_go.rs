@@ -1,6 +1,6 @@
 //! Stop carrying a message in the middle.
 
-use crate::archive::{Step, Stored};
+use crate::archive::Stored;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::record::State;
@@ -15,13 +15,15 @@ const WHY: &str = "nobody waited for it any more";
 /// # Errors
 /// When the archive cannot be used.
 pub async fn let_go(mesh: &Mesh, id: &str, unsent: State) -> Result<Option<Stored>, MeshError> {
-    let archive = mesh.archive()?;
-    archive.settle().await?;
-    let Some(stored) = archive.find(id).await? else { return Ok(None) };
-    if stored.record.state != State::Sending || stored.next_try_at.is_some() {
-        return Ok(Some(stored));
-    }
-    let state = if stored.sent_at.is_some() { State::Unknown } else { unsent };
-    archive.note(None, id, Step::Finished { state, reply: None, error: Some(WHY.to_owned()) }).await?;
-    Ok(archive.find(id).await?)
+    Ok(let_all_go(mesh, vec![id.to_owned()], unsent).await?.pop())
+}
+
+/// The same of many, at once.
+pub(super) async fn let_all_go(
+    mesh: &Mesh,
+    ids: Vec<String>,
+    unsent: State,
+) -> Result<Vec<Stored>, MeshError> {
+    // In the order of the writes: what was noted of them before is known.
+    Ok(mesh.archive()?.give_up(ids, unsent, WHY).await?)
 }

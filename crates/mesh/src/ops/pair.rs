@@ -183,12 +183,13 @@ pub async fn pairings(mesh: &Mesh, deadline: Instant) -> Result<Pairings, MeshEr
 pub async fn approve(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<Approved, MeshError> {
     let own = OwnGateway::connect(mesh, deadline).await?;
     let result = async {
-        let PendingDevice { request_id, device_id, display_name, .. } =
-            waiting(&own, mesh, wanted, deadline).await?;
+        let pending = waiting(&own, mesh, wanted, deadline).await?;
         // It may show an invite of ours, which says whose it is: before it can say a word.
-        super::invite::shown(mesh, &device_id, display_name.as_deref().unwrap_or_default())?;
-        let approved = own.call(&PairApprove { request_id }, deadline).await?;
-        mesh.sent_invites().joined(&device_id)?;
+        for name in pending.names() {
+            super::invite::shown(mesh, &pending.device_id, name)?;
+        }
+        let approved = own.call(&PairApprove { request_id: pending.request_id }, deadline).await?;
+        mesh.sent_invites().joined(&pending.device_id)?;
         Ok(approved)
     };
     let result = result.await;

@@ -72,22 +72,28 @@ pub(crate) async fn deliver(
         return Ok(());
     }
     let ending = reply(client, events, message, observer).await;
-    match ending.map_err(|error| message.setback(error, delivery))? {
+    let ending = ending.map_err(|error| message.setback(error, delivery))?;
+    conclude(ending, message, delivery).map_err(Setback::Final)
+}
+
+fn conclude(ending: Reply, message: &Outgoing, delivery: &mut Delivery<'_>) -> Result<(), MeshError> {
+    let to = message.to.clone();
+    match ending {
         Reply::Text(text) => {
             delivery.replied(text);
             Ok(())
         }
         Reply::Silent => {
             delivery.finished(State::NoReply);
-            Err(Setback::Final(MeshError::NoReply { to: message.to.clone(), merged: false }))
+            Err(MeshError::NoReply { to, merged: false })
         }
         Reply::Merged => {
             delivery.finished(State::NoReply);
-            Err(Setback::Final(MeshError::NoReply { to: message.to.clone(), merged: true }))
+            Err(MeshError::NoReply { to, merged: true })
         }
         Reply::Failed(reason) => {
             delivery.finished(State::Failed);
-            Err(Setback::Final(MeshError::RunFailed { to: message.to.clone(), reason }))
+            Err(MeshError::RunFailed { to, reason })
         }
     }
 }

@@ -125,24 +125,35 @@ async fn follow(
                 return again(client, message, attempt, delivery, observer).await;
             }
             Sign::None { reaches_back } => {
-                // What was confirmed before may be an earlier attempt, which never ran.
-                let unconfirmed = delivery.receipt.accepted_at.is_none_or(|at| at < attempt.sent_at);
-                let proof = reaches_back && unconfirmed;
-                if message.is_stale() || !may_send_again(message, proof || attempt.is_remembered_by(client)) {
-                    if let Some(outcome) = by_itself(client, message, proof, delivery).await? {
-                        delivery.accepted();
-                        return agent::conclude(outcome, message, delivery).map_err(Setback::Final);
-                    }
-                    return Err(Setback::Final(without_trace(message, unconfirmed, reaches_back, delivery)));
-                }
-                let sent = again(client, message, attempt, delivery, observer).await;
-                return match sent {
-                    // That this attempt was refused says nothing about the one before it.
-                    Err(Setback::Later(_, error)) if !proof => Err(Setback::Lost(error.to_string())),
-                    sent => sent,
-                };
+                return untraced(client, message, attempt, reaches_back, delivery, observer).await;
             }
         }
+    }
+}
+
+/// There is nothing to see of it: it is sent again where that cannot be a second turn.
+async fn untraced(
+    client: &Client,
+    message: &mut Outgoing,
+    attempt: &mut Attempt,
+    reaches_back: bool,
+    delivery: &mut Delivery<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(), Setback> {
+    // What was confirmed before may be an earlier attempt, which never ran.
+    let unconfirmed = delivery.receipt.accepted_at.is_none_or(|at| at < attempt.sent_at);
+    let proof = reaches_back && unconfirmed;
+    if message.is_stale() || !may_send_again(message, proof || attempt.is_remembered_by(client)) {
+        if let Some(outcome) = by_itself(client, message, proof, delivery).await? {
+            delivery.accepted();
+            return agent::conclude(outcome, message, delivery).map_err(Setback::Final);
+        }
+        return Err(Setback::Final(without_trace(message, unconfirmed, reaches_back, delivery)));
+    }
+    match again(client, message, attempt, delivery, observer).await {
+        // That this attempt was refused says nothing about the one before it.
+        Err(Setback::Later(_, error)) if !proof => Err(Setback::Lost(error.to_string())),
+        sent => sent,
     }
 }
 

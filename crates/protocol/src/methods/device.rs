@@ -40,6 +40,9 @@ pub struct PendingDevice {
     /// The name it gives itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
+    /// The name of its latest connect, at a gateway whose `display_name` is that of the first, if it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_display_name: Option<String>,
     /// The platform it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
@@ -61,6 +64,13 @@ pub struct PendingDevice {
     /// When it asked, milliseconds since the epoch.
     #[serde(default)]
     pub ts: i64,
+}
+
+impl PendingDevice {
+    /// All that it calls itself, the newest first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.claimed_display_name, &self.display_name].into_iter().flatten().map(String::as_str)
+    }
 }
 
 /// A device that was approved.
@@ -96,6 +106,13 @@ pub struct PairedDevice {
     /// Whether it is connected now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connected: Option<bool>,
+}
+
+impl PairedDevice {
+    /// All that it calls itself, the newest first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.claimed_display_name, &self.display_name].into_iter().flatten().map(String::as_str)
+    }
 }
 
 /// `device.pair.approve`: let a device in, with the scopes it asked for.

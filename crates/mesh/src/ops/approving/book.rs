@@ -71,12 +71,9 @@ impl Book {
 
     /// Whose invite a device shows that is in already, if nobody came by it yet.
     pub(super) fn redeemed(&self, rules: &Rules, row: &PairedDevice, now: Timestamp) -> Option<To> {
-        let names = [&row.claimed_display_name, &row.display_name];
-        let proven = names.into_iter().flatten().find_map(|name| {
-            match self.guests.standing(name, &row.device_id, now)? {
-                Standing::Open(to) => Some(to),
-                _ => None,
-            }
+        let proven = row.names().find_map(|name| match self.guests.standing(name, &row.device_id, now)? {
+            Standing::Open(to) => Some(to),
+            _ => None,
         });
         proven.or_else(|| self.guests.shown_by(&row.device_id)).filter(|to| is_meant(rules, to))
     }
@@ -88,14 +85,19 @@ impl Book {
         (to, if approves && !asks_to_talk(row) { Reason::AsksForMore } else { reason })
     }
 
+    /// By which of its names a device shows an invite of ours.
+    pub(super) fn proof<'a>(&self, row: &'a PendingDevice, now: Timestamp) -> Option<&'a str> {
+        row.names().find(|name| self.guests.standing(name, &row.device_id, now).is_some())
+    }
+
     fn vouch(&self, rules: &Rules, row: &PendingDevice, now: Timestamp) -> (Option<To>, Reason) {
         match self.devices.get(&row.device_id).map(Vec::as_slice) {
             Some([to]) => return (Some(to.clone()), Reason::Registry),
             Some([_, ..]) => return (None, Reason::Ambiguous),
             _ => {}
         }
-        let name = row.display_name.as_deref().unwrap_or_default();
-        match self.guests.standing(name, &row.device_id, now) {
+        let shown = self.proof(row, now).and_then(|name| self.guests.standing(name, &row.device_id, now));
+        match shown {
             Some(Standing::Open(to)) if is_meant(rules, &to) => (Some(to), Reason::Invite),
             Some(Standing::Used(to)) => (Some(to), Reason::InviteUsed),
             Some(Standing::Ended(to)) => (Some(to), Reason::InviteEnded),

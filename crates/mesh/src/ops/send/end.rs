@@ -1,0 +1,79 @@
+//! The record of a message that was carried as far as it got.
+
+use crate::error::{MeshError, chain};
+use crate::record::{Receipt, Record, Reply, State, To};
+use crate::route::{Delivery, Outgoing};
+
+/// The state of a message that could not be begun. Under an id that was used for the same teammate before, it is that
+/// message's.
+pub(super) fn state_of_unsent(to: &To, error: &MeshError) -> State {
+    match error {
+        MeshError::IdInUse { sent: Some((before, state)), .. } if before.email_prefix == to.email_prefix => {
+            *state
+        }
+        MeshError::IdInUse { .. } | MeshError::Guard(_) => State::Skipped,
+        _ => State::Failed,
+    }
+}
+
+/// The record of a message that could not be kept, or must not be sent, and was not sent for that reason.
+pub(super) fn unsent(message: Outgoing, bytes: usize, state: State, error: MeshError) -> Record {
+    Record {
+        to: message.to,
+        id: message.id,
+        via: message.via,
+        session: message.session,
+        bytes,
+        state,
+        receipt: Receipt::default(),
+        reply: None,
+        warning: None,
+        error: Some(error),
+    }
+}
+
+/// Writes down how it ended, and makes the record.
+pub(crate) async fn conclude(
+    message: Outgoing,
+    bytes: usize,
+    delivery: Delivery<'_>,
+    result: Result<(), MeshError>,
+) -> Record {
+    let error = result.err();
+    let state = last_certain(delivery.state(), error.as_ref());
+    let sentence = error.as_ref().map(|error| chain(error));
+    // What happened weighs more than that it could not be written down: it stays a warning, or somebody sends again.
+    let unwritten = delivery.conclude(state, sentence).await.err();
+    let warning = unwritten.map(|failed| format!("the log has no end of this message: {}", chain(&failed)));
+    Record {
+        to: message.to,
+        id: message.id,
+        via: message.via,
+        session: message.session,
+        bytes,
+        state,
+        receipt: delivery.receipt,
+        reply: delivery.reply.map(|text| Reply { text }),
+        warning,
+        error,
+    }
+}
+
+/// A message that never left is failed, unreachable or skipped, by what stopped it.
+fn last_certain(state: State, error: Option<&MeshError>) -> State {
+    match (state, error) {
+        (
+            State::Sending,
+            Some(
+                MeshError::NoAddress { .. }
+                | MeshError::PlainText { .. }
+                | MeshError::NoCredential { .. }
+                | MeshError::Asked { .. },
+            ),
+        ) => State::Skipped,
+        (State::Sending, Some(error)) if error.is_unreachable() => State::Unreachable,
+        (State::Queued, Some(MeshError::Expired { .. })) => State::Expired,
+        (State::Queued | State::Sending, Some(_)) => State::Failed,
+        (state, _) => state,
+    }
+}
