@@ -74,7 +74,7 @@ impl SendRequest {
 /// Sends one message. What went wrong on the way stands in the record, beside how far it got.
 ///
 /// # Errors
-/// Only when there was nothing to send: see [`plan`].
+/// Only when there was nothing to send: see [`plan()`].
 pub async fn send(
     mesh: &Mesh,
     agent: &Agent,
