@@ -277,22 +277,8 @@ mod tests {
         (folder, archive)
     }
 
-    /// As on a disk that is mounted read-only, of a file that was closed well.
-    #[test]
-    fn a_file_that_cannot_change_is_read_without_its_side_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("100%? #1.db");
-        private_file::create(&path, b"").unwrap();
-        let alone = set_up(&path).unwrap();
-        alone.pragma_update(None, "journal_mode", "DELETE").unwrap();
-        drop(alone);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let connection = connect(&immutable(&path), flags).unwrap();
-        let count: i64 = connection.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
-        assert_eq!((count, std::fs::read_dir(folder.path()).unwrap().count()), (0, 1));
-    }
-
-    fn message(id: &str, peer: &str, text: &str) -> NewMessage {
+    /// One that we send now.
+    pub(super) fn message(id: &str, peer: &str, text: &str) -> NewMessage {
         NewMessage {
             id: id.into(),
             run_id: id.into(),
@@ -311,6 +297,21 @@ mod tests {
 
     fn replied(text: &str) -> Step {
         Step::Finished { state: State::Replied, reply: Some(text.into()), error: None }
+    }
+
+    /// As on a disk that is mounted read-only, of a file that was closed well.
+    #[test]
+    fn a_file_that_cannot_change_is_read_without_its_side_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("100%? #1.db");
+        private_file::create(&path, b"").unwrap();
+        let alone = set_up(&path).unwrap();
+        alone.pragma_update(None, "journal_mode", "DELETE").unwrap();
+        drop(alone);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let connection = connect(&immutable(&path), flags).unwrap();
+        let count: i64 = connection.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
+        assert_eq!((count, std::fs::read_dir(folder.path()).unwrap().count()), (0, 1));
     }
 
     /// How many descriptors of this process lead to a file.

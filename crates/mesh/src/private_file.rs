@@ -248,7 +248,8 @@ fn temporary(folder: &Path, bytes: &[u8], permissions: Permissions) -> io::Resul
 /// The sole right to change a private file, for as long as this lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    path: PathBuf,
+    file: File,
 }
 
 /// Takes the sole right to change a file, if nobody has it.
@@ -256,40 +257,48 @@ pub struct Lock {
 /// # Errors
 /// [`PrivateFileError`] when the lock file cannot be made.
 pub fn try_lock(path: &Path) -> Result<Option<Lock>, PrivateFileError> {
-    create_folder(folder_of(path))?;
-    let (lock, file) = open_lock(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { _file: file })),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(io_error("lock", &lock)(error)),
-    }
+    let lock = Lock::beside(path)?;
+    Ok(lock.take()?.then_some(lock))
 }
 
-/// Waits for the sole right to change a file, which ends when this is dropped.
-pub(crate) fn lock(path: &Path) -> Result<File, PrivateFileError> {
-    create_folder(folder_of(path))?;
-    let (lock, file) = open_lock(path)?;
+/// Waits for the sole right to change a file.
+///
+/// # Errors
+/// The same, and [`PrivateFileError::Locked`] when somebody has it for too long.
+pub(crate) fn lock(path: &Path) -> Result<Lock, PrivateFileError> {
+    let lock = Lock::beside(path)?;
     let give_up = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(LOCK_POLL),
-            Err(TryLockError::WouldBlock) => return Err(PrivateFileError::Locked { path: lock }),
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock)(error)),
+    while !lock.take()? {
+        if Instant::now() >= give_up {
+            return Err(PrivateFileError::Locked { path: lock.path });
+        }
+        thread::sleep(LOCK_POLL);
+    }
+    Ok(lock)
+}
+
+impl Lock {
+    /// The lock file beside a file, open and not yet ours.
+    fn beside(path: &Path) -> Result<Self, PrivateFileError> {
+        create_folder(folder_of(path))?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(Self { path, file: File::from(fd) }),
+            Err(Errno::LOOP) => Err(PrivateFileError::Symlink { path }),
+            Err(errno) => Err(io_error("open", &path)(errno.into())),
         }
     }
-}
 
-/// The lock file beside a file, open.
-fn open_lock(path: &Path) -> Result<(PathBuf, File), PrivateFileError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock = PathBuf::from(name);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::open(&lock, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(fd) => Ok((lock, File::from(fd))),
-        Err(Errno::LOOP) => Err(PrivateFileError::Symlink { path: lock }),
-        Err(errno) => Err(io_error("open", &lock)(errno.into())),
+    /// Takes it, if nobody has it.
+    fn take(&self) -> Result<bool, PrivateFileError> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(io_error("lock", &self.path)(error)),
+        }
     }
 }
 

@@ -129,25 +129,16 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::tests::archive;
+    use crate::archive::tests::{archive, message};
     use crate::archive::{Direction, Step};
-    use crate::record::To;
-    use crate::registry::Via;
 
     fn received(id: &str, peer: &str) -> NewMessage {
         NewMessage {
-            id: id.into(),
             run_id: format!("run-{id}"),
             direction: Direction::In,
-            peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
-            via: Via::Agent,
-            session: format!("agent:main:mesh:{peer}"),
-            thread: None,
-            text: "hello".into(),
-            header: String::new(),
             claimed_from: Some("the-queen".into()),
             state: State::Accepted,
-            expires_at: None,
+            ..message(id, peer, "hello")
         }
     }
 

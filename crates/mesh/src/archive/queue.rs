@@ -285,10 +285,8 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::tests::archive;
-    use crate::archive::{Direction, Filter, NewMessage, Step};
-    use crate::record::To;
-    use crate::registry::Via;
+    use crate::archive::tests::{archive, message};
+    use crate::archive::{Filter, NewMessage, Step};
 
     fn in_a(time: Duration) -> Timestamp {
         Timestamp::now() + time
@@ -296,18 +294,10 @@ mod tests {
 
     async fn queue(archive: &Archive, id: &str, peer: &str, expires_at: Timestamp) {
         let new = NewMessage {
-            id: id.into(),
-            run_id: id.into(),
-            direction: Direction::Out,
-            peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
-            via: Via::Agent,
             session: "s".into(),
-            thread: None,
-            text: id.into(),
-            header: String::new(),
-            claimed_from: None,
             state: State::Queued,
             expires_at: Some(expires_at),
+            ..message(id, peer, id)
         };
         archive.begin(new).await.unwrap();
     }

@@ -70,27 +70,9 @@ fn newest(
 
 #[cfg(test)]
 mod tests {
-    use crate::archive::tests::archive;
+    use crate::archive::tests::{archive, message};
     use crate::archive::{Direction, NewMessage, Step};
-    use crate::record::{State, To};
-    use crate::registry::Via;
-
-    fn message(id: &str, direction: Direction, session: &str, text: &str) -> NewMessage {
-        NewMessage {
-            id: id.into(),
-            run_id: format!("run-{id}"),
-            direction,
-            peer: To { name: "alice".into(), email_prefix: "alice".into() },
-            via: Via::Agent,
-            session: session.into(),
-            thread: None,
-            text: text.into(),
-            header: String::new(),
-            claimed_from: None,
-            state: State::Accepted,
-            expires_at: None,
-        }
-    }
+    use crate::record::State;
 
     #[tokio::test]
     async fn the_newest_that_came_to_us_are_found_as_far_as_there_is_room() {
@@ -101,7 +83,15 @@ mod tests {
             ("3", Direction::Out, "a"),
             ("4", Direction::In, "a"),
         ] {
-            archive.begin(message(id, direction, session, "0123456789")).await.unwrap();
+            let new = NewMessage {
+                run_id: format!("run-{id}"),
+                direction,
+                session: session.into(),
+                header: String::new(),
+                state: State::Accepted,
+                ..message(id, "alice", "0123456789")
+            };
+            archive.begin(new).await.unwrap();
         }
         let replied = Step::Finished { state: State::Replied, reply: Some("01234".into()), error: None };
         archive.note(None, "4", replied).await.unwrap();

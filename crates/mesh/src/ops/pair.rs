@@ -27,6 +27,9 @@ pub(super) const POLL: Duration = Duration::from_secs(2);
 /// So many digits of a device id let a device in: 64 bits. Fewer could be had by trying keys until they fit.
 const PROOF_DIGITS: usize = 16;
 
+/// So many name one that is in.
+const NAMING_DIGITS: usize = 8;
+
 /// Where our request stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -225,7 +228,7 @@ pub async fn revoke(mesh: &Mesh, wanted: &str, deadline: Instant) -> Result<Pair
         let invited = invited(mesh, wanted)?;
         // To lock somebody out, the name it was approved under is enough.
         let device = one(paired, wanted, |device| {
-            is_device(wanted, &pinned, &device.device_id)
+            is_device(wanted, NAMING_DIGITS, &pinned, &device.device_id)
                 || invited.contains(&device.device_id)
                 || claims(device.display_name.as_deref(), wanted)
         })?;
@@ -262,14 +265,13 @@ async fn waiting(
 }
 
 fn is_meant(wanted: &str, pinned: &Option<String>, device: &PendingDevice) -> bool {
-    device.request_id == wanted
-        || pinned.as_deref() == Some(&device.device_id)
-        || (wanted.len() >= PROOF_DIGITS && device.device_id.starts_with(&wanted.to_ascii_lowercase()))
+    device.request_id == wanted || is_device(wanted, PROOF_DIGITS, pinned, &device.device_id)
 }
 
-/// Whether a device id was meant: by its first eight digits or more, or as the one the registry has for a teammate.
-fn is_device(wanted: &str, pinned: &Option<String>, device_id: &str) -> bool {
-    (wanted.len() >= 8 && device_id.starts_with(&wanted.to_ascii_lowercase()))
+/// Whether a device id was meant: by its beginning, of so many digits or more, or as the one the registry has for a
+/// teammate.
+fn is_device(wanted: &str, digits: usize, pinned: &Option<String>, device_id: &str) -> bool {
+    (wanted.len() >= digits && device_id.starts_with(&wanted.to_ascii_lowercase()))
         || pinned.as_deref() == Some(device_id)
 }
 
@@ -312,10 +314,10 @@ mod tests {
     #[test]
     fn a_device_is_meant_by_its_id_or_the_registrys() {
         let pinned = Some(ID.to_owned());
-        assert!(is_device("56475AA7", &None, ID));
-        assert!(!is_device("56475a", &None, ID), "fewer than eight digits are no device id");
-        assert!(is_device("alice", &pinned, ID));
-        assert!(!is_device("alice", &pinned, &ID.replace('5', "6")));
+        assert!(is_device("56475AA7", NAMING_DIGITS, &None, ID));
+        assert!(!is_device("56475a", NAMING_DIGITS, &None, ID), "fewer than eight digits are no device id");
+        assert!(is_device("alice", NAMING_DIGITS, &pinned, ID));
+        assert!(!is_device("alice", NAMING_DIGITS, &pinned, &ID.replace('5', "6")));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Brings the registry up to date with the sources of the team.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::error::MeshError;
 use crate::mesh::Mesh;
-use crate::private_file;
+use crate::private_file::{self, Lock};
 use crate::registry::{Registry, RegistryError};
 use crate::sync::last::Named;
 use crate::sync::{Answer, Changes, Fetch, LastSync, Source, SyncError, merge::merge};
@@ -40,7 +39,7 @@ pub struct SyncPlan {
     named: Named,
     memory: PathBuf,
     /// Held until the registry is written, so that two syncs do not undo each other's. None in a dry run.
-    lock: Option<File>,
+    lock: Option<Lock>,
 }
 
 impl SyncPlan {
@@ -92,7 +91,7 @@ fn plan(
     answers: Vec<Answer>,
     prefer_source: bool,
     memory: &Path,
-    lock: Option<File>,
+    lock: Option<Lock>,
 ) -> Result<SyncPlan, MeshError> {
     // Read here and not taken from the mesh: it may have changed while the sources were asked.
     let mut registry = match Registry::load(path) {

@@ -69,7 +69,7 @@ pub struct PendingDevice {
 impl PendingDevice {
     /// All that it calls itself, the newest first.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        [&self.claimed_display_name, &self.display_name].into_iter().flatten().map(String::as_str)
+        newest_first(&self.claimed_display_name, &self.display_name)
     }
 }
 
@@ -111,8 +111,12 @@ pub struct PairedDevice {
 impl PairedDevice {
     /// All that it calls itself, the newest first.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        [&self.claimed_display_name, &self.display_name].into_iter().flatten().map(String::as_str)
+        newest_first(&self.claimed_display_name, &self.display_name)
     }
+}
+
+fn newest_first<'a>(claimed: &'a Option<String>, first: &'a Option<String>) -> impl Iterator<Item = &'a str> {
+    [claimed, first].into_iter().flatten().map(String::as_str)
 }
 
 /// `device.pair.approve`: let a device in, with the scopes it asked for.

@@ -2,27 +2,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::archive::tests::archive;
-use crate::archive::{Direction, Step};
-use crate::record::{State, To};
-use crate::registry::Via;
+use crate::archive::Step;
+use crate::archive::tests::{self, archive};
+use crate::record::State;
 
 fn message(peer: &str, session: &str, text: &str) -> NewMessage {
     let id = uuid::Uuid::now_v7().to_string();
-    NewMessage {
-        run_id: id.clone(),
-        id,
-        direction: Direction::Out,
-        peer: To { name: peer.to_uppercase(), email_prefix: peer.into() },
-        via: Via::Agent,
-        session: session.into(),
-        thread: None,
-        text: text.into(),
-        header: String::new(),
-        claimed_from: None,
-        state: State::Sending,
-        expires_at: None,
-    }
+    NewMessage { session: session.into(), ..tests::message(&id, peer, text) }
 }
 
 fn agent(rules: Rules) -> Allowance {

@@ -18,18 +18,7 @@ pub(super) fn state_of_unsent(to: &To, error: &MeshError) -> State {
 
 /// The record of a message that could not be kept, or must not be sent, and was not sent for that reason.
 pub(super) fn unsent(message: Outgoing, bytes: usize, state: State, error: MeshError) -> Record {
-    Record {
-        to: message.to,
-        id: message.id,
-        via: message.via,
-        session: message.session,
-        bytes,
-        state,
-        receipt: Receipt::default(),
-        reply: None,
-        warning: None,
-        error: Some(error),
-    }
+    record(message, bytes, state, Some(error))
 }
 
 /// Writes down how it ended, and makes the record.
@@ -46,15 +35,24 @@ pub(crate) async fn conclude(
     let unwritten = delivery.conclude(state, sentence).await.err();
     let warning = unwritten.map(|failed| format!("the log has no end of this message: {}", chain(&failed)));
     Record {
+        receipt: delivery.receipt,
+        reply: delivery.reply.map(|text| Reply { text }),
+        warning,
+        ..record(message, bytes, state, error)
+    }
+}
+
+fn record(message: Outgoing, bytes: usize, state: State, error: Option<MeshError>) -> Record {
+    Record {
         to: message.to,
         id: message.id,
         via: message.via,
         session: message.session,
         bytes,
         state,
-        receipt: delivery.receipt,
-        reply: delivery.reply.map(|text| Reply { text }),
-        warning,
+        receipt: Receipt::default(),
+        reply: None,
+        warning: None,
         error,
     }
 }
