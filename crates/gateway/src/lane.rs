@@ -54,25 +54,49 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         return finish(shared, job, &Outcome::Failed("the run could not be written down".to_owned()));
     }
     let message = std::mem::take(&mut job.message);
+    show(shared, &mut job, &message);
+    note(shared, &job, &message);
+    let member = job.sender.principal.peer();
+    let turn = Turn {
+        run_id: job.run.id.clone(),
+        origin: job.run.origin,
+        session_key: job.run.session.clone(),
+        message,
+        provenance: job.provenance.take(),
+        permission_mode: member.map(|member| shared.access().rules(member).permission_mode.clone()),
+        from: job.sender.clone(),
+        cancel: CancellationToken::new(),
+    };
+    let (outcome, aside) = ask(shared, &job, turn).await;
+    tell_failure(shared, &job, &outcome, aside);
+    finish(shared, job, &outcome);
+}
+
+/// In its session, unless it stands there from before a restart.
+fn show(shared: &Arc<Shared>, job: &mut Job, message: &str) {
     let row = NewRow::User {
-        text: message.clone(),
+        text: message.to_owned(),
         provenance: job.provenance.clone(),
         client: std::mem::take(&mut job.client),
         origin: job.run.origin,
         who: job.run.who.clone(),
     };
     let is_there =
-        matches!(job.stage, Stage::Began(_)) && lock(&shared.sessions).past(&job.run, &message).is_some();
+        matches!(job.stage, Stage::Began(_)) && lock(&shared.sessions).past(&job.run, message).is_some();
     if !is_there {
         lock(&shared.sessions).append(&job.run.session, &job.run.id, row, now_ms());
     }
     if job.run.origin == Origin::Chat {
         tell(shared, &job.run, |event| event.phase = Some("starting_model".to_owned()), ChatState::Status);
     }
-    let waited = now_ms().saturating_sub(job.run.accepted_at);
-    shared.metrics.began(span(waited));
+}
+
+/// In the metrics and the log.
+fn note(shared: &Shared, job: &Job, message: &str) {
     let run = &job.run;
-    let text = shared.config.log_text.then_some(&*message).map(tracing::field::debug);
+    let waited = now_ms().saturating_sub(run.accepted_at);
+    shared.metrics.began(span(waited));
+    let text = shared.config.log_text.then_some(message).map(tracing::field::debug);
     tracing::info!(
         run = run.id,
         session = run.session,
@@ -82,23 +106,6 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
         text,
         "a run begins"
     );
-    let turn = Turn {
-        run_id: job.run.id.clone(),
-        origin: job.run.origin,
-        session_key: job.run.session.clone(),
-        message,
-        provenance: job.provenance.take(),
-        permission_mode: job
-            .sender
-            .principal
-            .peer()
-            .map(|member| shared.access().rules(member).permission_mode.clone()),
-        from: job.sender.clone(),
-        cancel: CancellationToken::new(),
-    };
-    let (outcome, aside) = ask(shared, &job, turn).await;
-    tell_failure(shared, &job, &outcome, aside);
-    finish(shared, job, &outcome);
 }
 
 fn tell_failure(shared: &Shared, job: &Job, outcome: &Outcome, aside: Option<String>) {

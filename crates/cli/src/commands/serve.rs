@@ -80,19 +80,7 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     let state = &settings.state_dir.value;
     let alone = Alone::in_folder(state, settings.serve_address_path())?;
     let (token, kept_in) = token(&args, settings)?;
-    let archive = match Archive::open(&settings.mesh(false)?.archive_path()) {
-        Ok(archive) => Some(archive),
-        Err(error) => {
-            ui.warn(format!("what is said here is not archived: {}", chain(&error)));
-            None
-        }
-    };
-    if let Some(archive) = &archive {
-        // We are alone here, so whoever was to answer these was killed, and left not enough to go on with. It is written
-        // down before anybody can ask.
-        let ended = archive.abandon_received(Timestamp::now()).await;
-        ended.unwrap_or_else(|error| ui.warn(format!("some runs stay open in the log: {}", chain(&error))));
-    }
+    let archive = archive(settings, ui).await?;
     let mut files = Files::new(settings)?;
     let mut config = config(&args, settings, &token, archive.as_ref())?;
     let upstream = args.backend.upstream(settings, &config.identity.device_id)?;
@@ -128,6 +116,22 @@ pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
         ui.warn(format!("the last words may not be archived: {}", chain(&error)));
     }
     Ok(Exit::Done)
+}
+
+/// The archive, if there is one to be had.
+async fn archive(settings: &Settings, ui: &Ui) -> Result<Option<Archive>, CliError> {
+    let archive = match Archive::open(&settings.mesh(false)?.archive_path()) {
+        Ok(archive) => archive,
+        Err(error) => {
+            ui.warn(format!("what is said here is not archived: {}", chain(&error)));
+            return Ok(None);
+        }
+    };
+    // We are alone here, so whoever was to answer these was killed, and left not enough to go on with. It is written
+    // down before anybody can ask.
+    let ended = archive.abandon_received(Timestamp::now()).await;
+    ended.unwrap_or_else(|error| ui.warn(format!("some runs stay open in the log: {}", chain(&error))));
+    Ok(Some(archive))
 }
 
 /// All that the gateway is told but who may come in.

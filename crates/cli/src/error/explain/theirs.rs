@@ -13,6 +13,18 @@ use crate::text::one_line;
 
 pub(super) fn meaning(error: &MeshError) -> Option<Meaning> {
     Some(match error {
+        MeshError::Connect { to, source } => connect(to, source),
+        MeshError::IdentityChanged { to, mark, pinned_by, .. } => identity_changed(to, *mark, *pinned_by),
+        MeshError::Call { to, source } => call(to, source),
+        MeshError::A2a { to, source } => a2a(to, source),
+        MeshError::TooOld { .. } => means(Exit::Failed, "gateway-too-old", "use --via agent"),
+        _ => return address(error).or_else(|| access(error)),
+    })
+}
+
+/// There is no way to them, or not that one.
+fn address(error: &MeshError) -> Option<Meaning> {
+    Some(match error {
         MeshError::NoAddress { to, .. } => means(
             Exit::Unknown,
             "no-address",
@@ -23,10 +35,6 @@ pub(super) fn meaning(error: &MeshError) -> Option<Meaning> {
             "plain-text-refused",
             "use a wss:// url in the registry; --insecure sends in plain text all the same",
         ),
-        MeshError::Connect { to, source } => connect(to, source),
-        MeshError::IdentityChanged { to, mark, pinned_by, .. } => identity_changed(to, *mark, *pinned_by),
-        MeshError::Call { to, source } => call(to, source),
-        MeshError::A2a { to, source } => a2a(to, source),
         MeshError::NoCertificate { to, .. } => means(
             Exit::Usage,
             "usage",
@@ -36,12 +44,6 @@ pub(super) fn meaning(error: &MeshError) -> Option<Meaning> {
                 to.email_prefix
             ),
         ),
-        MeshError::TooOld { .. } => means(Exit::Failed, "gateway-too-old", "use --via agent"),
-        MeshError::Fallback { .. } => means(
-            Exit::Unreachable,
-            "fallback-failed",
-            "run the script of MESH_IM_FALLBACK by hand to see what it lacks; the message reached nobody",
-        ),
         MeshError::InviteElsewhere { to, .. } => means(
             Exit::Policy,
             "invite-elsewhere",
@@ -50,7 +52,12 @@ pub(super) fn meaning(error: &MeshError) -> Option<Meaning> {
                 to.name
             ),
         ),
-        _ => return access(error),
+        MeshError::Fallback { .. } => means(
+            Exit::Unreachable,
+            "fallback-failed",
+            "run the script of MESH_IM_FALLBACK by hand to see what it lacks; the message reached nobody",
+        ),
+        _ => return None,
     })
 }
 
