@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::access::Access;
+use crate::agent::ENDED_BEFORE;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::ledger::{Held, Unfinished};
@@ -119,7 +120,7 @@ impl Known {
 fn cannot_go_on(config: &Config, one: &Unfinished) -> Option<&'static str> {
     match one.began_at {
         Some(_) if config.agent.can_resume() => None,
-        Some(_) => Some("the gateway ended before it"),
+        Some(_) => Some(ENDED_BEFORE),
         None => {
             let access = &config.access;
             let member = access.member(&one.run.peer, one.run.device_id.as_deref());

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::Caller;
+use crate::agent::ENDED_BEFORE;
 use crate::keys::peer_session;
 use crate::memory::{End, Past};
 use crate::methods::chat::abort_run;
@@ -133,7 +134,7 @@ fn of_past(caller: &Caller, past: Past) -> Option<Task> {
         End::NoReply => Outcome::NoReply,
         End::Cancelled => Outcome::Aborted,
         End::Failed(why) => Outcome::Failed(why),
-        End::Open => Outcome::Failed("the gateway ended before it".to_owned()),
+        End::Open => Outcome::Failed(ENDED_BEFORE.to_owned()),
     };
     Some(ended(&past.run_id, context_id, outcome, past.ended_at))
 }

@@ -52,9 +52,12 @@ pub trait Agent: Send + Sync + 'static {
     /// Brings a turn to its end that may have begun at this time, in milliseconds since the epoch, under an earlier process
     /// of this gateway; without a second turn.
     fn resume(&self, _turn: Turn, _began_at: i64, _deltas: Deltas) -> ReplyFuture<'_> {
-        Box::pin(async { Err(AgentFailure::failed("the gateway ended before it")) })
+        Box::pin(async { Err(AgentFailure::failed(ENDED_BEFORE)) })
     }
 }
+
+/// Of a turn that this gateway was killed in.
+pub(crate) const ENDED_BEFORE: &str = "the gateway ended before it";
 
 /// One message to an agent.
 #[derive(Debug, Clone)]

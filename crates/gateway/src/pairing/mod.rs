@@ -77,8 +77,6 @@ impl Pairing {
         if let Some(device) = self.paired.get_mut(&claim.device_id) {
             device.last_seen_at_ms = Some(now.ms);
             self.is_outdated = true;
-            let claimed = claim.display_name.clone();
-            device.claimed_name = claimed.filter(|name| device.claim.display_name.as_ref() != Some(name));
             device.claimed_name = device.claim.other_name(claim);
         }
     }
