@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::client::{GatewayEvent, Publisher};
 use crate::dial::Socket;
-use crate::error::Lost;
+use crate::error::{Lost, unquoted};
 use crate::life::Life;
 use crate::run::is_running;
 use crate::secret::Secret;
@@ -174,10 +174,7 @@ impl Driver {
         // Late, duplicate and foreign answers find no waiter.
         let Some(waiter) = self.waiters.get_mut(&id) else { return };
         let answer = match response.error {
-            Some(error) => Answer::Bad(Box::new(match &self.shown {
-                Some(shown) => error.without(shown.expose()),
-                None => error,
-            })),
+            Some(error) => Answer::Bad(unquoted(error, self.shown.as_ref())),
             None if response.ok => Answer::Good(response.payload.map(ToOwned::to_owned)),
             None => Answer::Bad(Box::new(ErrorShape::new("UNKNOWN", "failed without a reason"))),
         };

@@ -88,14 +88,6 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The same without what we showed, should the gateway quote it.
-    pub(crate) fn without(self, shown: Option<&Secret>) -> Self {
-        match (self, shown) {
-            (Self::Refused(error), Some(shown)) => Self::Refused(Box::new(error.without(shown.expose()))),
-            (error, _) => error,
-        }
-    }
-
     /// The step that failed.
     #[must_use]
     pub fn step(&self) -> Step {
@@ -108,6 +100,14 @@ impl ConnectError {
             Self::NotAGateway { step, .. } | Self::Lost { step, .. } | Self::Deadline(step) => *step,
         }
     }
+}
+
+/// What a gateway says, without what we showed it, should it quote that.
+pub(crate) fn unquoted(error: ErrorShape, shown: Option<&Secret>) -> Box<ErrorShape> {
+    Box::new(match shown {
+        Some(shown) => error.without(shown.expose()),
+        None => error,
+    })
 }
 
 /// A request without a good answer.

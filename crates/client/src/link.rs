@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::client::{Client, EARLY, Early};
 use crate::dial::{self, DialOptions, Socket};
 use crate::endpoint::Endpoint;
-use crate::error::{ConnectError, Lost};
+use crate::error::{ConnectError, Lost, unquoted};
 use crate::secret::Secret;
 use crate::trace::{Step, Trace};
 
@@ -177,8 +177,7 @@ impl Challenged {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Client, ConnectError> {
-        let shown = access.credential.secret().cloned();
-        let hello = self.introduce(access, device, None, deadline, trace).await?;
+        let (hello, shown) = self.introduce(access, device, None, deadline, trace).await?;
         Ok(Client::start_driver(self.socket, hello, shown))
     }
 
@@ -197,12 +196,11 @@ impl Challenged {
         trace: &mut Trace,
     ) -> Result<(Client, Early<M>), ConnectError> {
         let question = encode_request(&EARLY.to_string(), M::NAME, question).map_err(unspeakable)?;
-        let shown = access.credential.secret().cloned();
-        let hello = self.introduce(access, device, Some(question), deadline, trace).await?;
+        let (hello, shown) = self.introduce(access, device, Some(question), deadline, trace).await?;
         Ok(Client::start_driver_asked(self.socket, hello, shown))
     }
 
-    /// Sends the connect frame, and a question behind it, and reads the hello.
+    /// Sends the connect frame, and a question behind it, and reads the hello; gives it with what was shown.
     async fn introduce(
         &mut self,
         access: Access,
@@ -210,7 +208,7 @@ impl Challenged {
         question: Option<String>,
         deadline: Instant,
         trace: &mut Trace,
-    ) -> Result<Hello, ConnectError> {
+    ) -> Result<(Hello, Option<Secret>), ConnectError> {
         let start = Instant::now();
         let shown = access.credential.secret().cloned();
         let (frame, await_hello) =
@@ -225,13 +223,16 @@ impl Challenged {
             Ok(Ok(())) => {}
         }
         let hello = next(&mut self.socket, deadline, Step::Auth, |text| await_hello.read(text)).await;
-        let hello = hello.map_err(|error| error.without(shown.as_ref()))?;
+        let hello = hello.map_err(|error| match error {
+            ConnectError::Refused(said) => ConnectError::Refused(unquoted(*said, shown.as_ref())),
+            other => other,
+        })?;
         trace.passed(
             Step::Auth,
             start,
             format!("gateway {}, protocol {}", hello.server.version, hello.protocol),
         );
-        Ok(hello)
+        Ok((hello, shown))
     }
 }
 
