@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use agent_team_mesh::MeshError;
 pub use agent_team_mesh::error::chain;
+use agent_team_mesh::identity::{self, IdentitySources};
 use agent_team_mesh::private_file::shell_word;
 use serde_json::{Map, Value};
 
@@ -17,18 +18,24 @@ pub use explain::{ask_for_an_invite, policy_malformed, relay_hint, token_too_sho
 /// What helps whoever has written something that cannot be understood.
 const SEE_HELP: &str = "agent-mesh --help lists commands and options, agent-mesh COMMAND --help those of one";
 
-/// The name under which others let us in.
-static OUR_NAME: OnceLock<String> = OnceLock::new();
+/// Where it stands under which name others let us in.
+static OURSELVES: OnceLock<IdentitySources> = OnceLock::new();
 
-/// Lets hints say who we are, where others have to name us.
-pub fn introduce(email_prefix: &str) {
-    let word = shell_word(Path::new(email_prefix));
-    OUR_NAME.get_or_init(|| word);
+/// Lets hints say who we are, where others have to name us: it is looked up for the first that does.
+pub fn introduce(sources: IdentitySources) {
+    OURSELVES.get_or_init(|| sources);
 }
 
 /// Ourselves, in a command that others run.
 pub fn our_name() -> &'static str {
-    OUR_NAME.get().map_or("NAME", String::as_str)
+    const UNKNOWN: &str = "NAME";
+    static OUR_NAME: OnceLock<Option<String>> = OnceLock::new();
+    let Some(sources) = OURSELVES.get() else { return UNKNOWN };
+    let name = OUR_NAME.get_or_init(|| {
+        let me = identity::resolve(sources).ok().flatten()?;
+        Some(shell_word(Path::new(&me.email_prefix)))
+    });
+    name.as_deref().unwrap_or(UNKNOWN)
 }
 
 /// The exit codes of the contract.

@@ -66,9 +66,7 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     };
     let runtime = builder.enable_all().build().map_err(|e| CliError::io("cannot start", &e))?;
     let settings = Settings::load(&cli.global, env)?;
-    if let Some(me) = settings.our_prefix() {
-        error::introduce(&me);
-    }
+    error::introduce(settings.identity_sources());
     let follows = cli.command.follows();
     let outcome = runtime.block_on(async {
         if cli.command.minds_interrupts() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_team_mesh::client::Endpoint;
 use agent_team_mesh::fallback::ImFallback;
 use agent_team_mesh::guard::Caller;
-use agent_team_mesh::identity::{self, Configured, IdentitySources};
+use agent_team_mesh::identity::{Configured, IdentitySources};
 use agent_team_mesh::message::Limits;
 use agent_team_mesh::{Mesh, MeshConfig, OwnGatewayConfig, PlainText};
 
@@ -177,12 +177,8 @@ impl Settings {
         Ok(Mesh::new(config))
     }
 
-    /// Who we are, if a source says so that can be read.
-    pub fn our_prefix(&self) -> Option<String> {
-        identity::resolve(&self.identity_sources()).ok().flatten().map(|me| me.email_prefix)
-    }
-
-    fn identity_sources(&self) -> IdentitySources {
+    /// Where it stands who we are.
+    pub fn identity_sources(&self) -> IdentitySources {
         let home = |path: &str| self.env.home.as_ref().map(|home| home.join(path));
         let me = self.me.value.clone();
         let (flag, env, config) = match self.me.source {
