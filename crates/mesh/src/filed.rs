@@ -74,8 +74,12 @@ impl Filed {
         }
     }
 
-    /// What a peer was asked. It only serves to look again: a file that cannot be read says nothing.
-    pub(crate) fn of(&self, to: &To) -> Option<PairRequest> {
+    /// What a peer was asked at this address. It only serves to look again: a file that cannot be read says nothing.
+    pub(crate) fn at(&self, to: &To, url: &str) -> Option<PairRequest> {
+        self.of(to).filter(|row| row.url == url)
+    }
+
+    fn of(&self, to: &To) -> Option<PairRequest> {
         let bytes = private_file::read(&self.path).ok().flatten();
         rows(bytes.as_deref().map(Vec::as_slice)).remove(&key(to))
     }

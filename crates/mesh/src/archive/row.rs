@@ -182,15 +182,14 @@ impl Archive {
         why: &'static str,
     ) -> Result<Vec<Stored>, ArchiveError> {
         self.ask(move |db| {
-            let mut by_id = db.prepare_cached(&format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"))?;
             let mut all = Vec::with_capacity(ids.len());
             for id in &ids {
-                let Some(mut message) = by_id.query_row([id], stored).optional()? else { continue };
+                let Some(mut message) = by_id(db, id)? else { continue };
                 if message.record.state == State::Sending && message.next_try_at.is_none() {
                     let state = if message.sent_at.is_some() { State::Unknown } else { unsent };
                     let end = Step::Finished { state, reply: None, error: Some(why.to_owned()) };
                     apply(db, id, None, now(), &end)?;
-                    message = by_id.query_row([id], stored)?;
+                    message = by_id(db, id)?.unwrap_or(message);
                 }
                 all.push(message);
             }
@@ -208,9 +207,8 @@ impl Archive {
         let (given, beginning) = (id.to_owned(), as_written(id));
         let (mut found, all) = self
             .read(move |db| {
-                let exact = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
                 for id in [&given, &beginning] {
-                    if let Some(found) = db.query_row(&exact, [id], stored).optional()? {
+                    if let Some(found) = by_id(db, id)? {
                         return Ok((vec![found], 1));
                     }
                 }
@@ -286,8 +284,13 @@ impl Archive {
     }
 }
 
+fn by_id(db: &Connection, id: &str) -> Result<Option<Stored>, rusqlite::Error> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
+    db.prepare_cached(&sql)?.query_row([id], stored).optional()
+}
+
 fn as_written(id: &str) -> String {
-    uuid::Uuid::try_parse(id).map_or_else(|_| id.to_lowercase(), |uuid| uuid.to_string())
+    Uuid::try_parse(id).map_or_else(|_| id.to_lowercase(), |uuid| uuid.to_string())
 }
 
 /// What the beginning of a message's life has to survive. What is sent at once has left nothing behind until the note that

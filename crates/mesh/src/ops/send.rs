@@ -1,6 +1,5 @@
 //! Say something to one teammate's agent and await its reply.
 
-use futures_util::FutureExt;
 use futures_util::future::try_join;
 use jiff::Timestamp;
 use openclaw_client::protocol::attribution::Chain;
@@ -203,7 +202,15 @@ async fn begin_beside_dialling<'m>(
         observer.progress(Progress::Begun { id: &id });
         Ok(archive)
     };
-    let archive = beside(begun, Box::pin(dial_ahead(mesh, dialled, deadline, line))).await?;
+    // Opening the archive and dialling take about the same time, and neither needs the other. One of a crowd waits for its
+    // turn; and whoever may not speak gives the dial up.
+    let dialling = async {
+        if let Some(peer) = dialled {
+            line.dial_ahead(mesh, peer, deadline).await;
+        }
+        Ok::<_, MeshError>(())
+    };
+    let (archive, ()) = try_join(begun, Box::pin(dialling)).await?;
     Ok((archive, is_leaving))
 }
 
@@ -220,22 +227,6 @@ async fn fall_back(
     let told = fallback.deliver(&message.to.email_prefix, text).await;
     delivery.finished(if told.is_ok() { State::Fallback } else { State::Unreachable });
     told.map_err(|source| MeshError::Fallback { to: message.to.clone(), source })
-}
-
-/// Opening the archive and dialling take about the same time, and neither needs the other. One of a crowd waits for its turn.
-async fn dial_ahead(mesh: &Mesh, peer: Option<&Peer>, deadline: Instant, line: &mut Line) {
-    if let Some(peer) = peer {
-        line.dial_ahead(mesh, peer, deadline).await;
-    }
-}
-
-/// What is to be done, and something that goes on beside it, which is given up when the former fails.
-async fn beside<T>(
-    work: impl Future<Output = Result<T, MeshError>>,
-    other: impl Future<Output = ()>,
-) -> Result<T, MeshError> {
-    let (done, ()) = try_join(work, other.map(Ok)).await?;
-    Ok(done)
 }
 
 /// The message as the archive gets it.

@@ -1,5 +1,8 @@
 //! From the fields of an entry to the gateway to dial.
 
+use std::num::NonZeroU16;
+
+use openclaw_client::protocol::DEFAULT_PORT;
 use openclaw_client::{Endpoint, EndpointError};
 
 use super::{Agent, filled};
@@ -51,10 +54,7 @@ impl Agent {
 
     /// At a host that may name its port; else it is the one that stands beside, else OpenClaw's.
     fn at(&self, host: &str) -> Result<Endpoint, EndpointError> {
-        match self.port {
-            Some(port) => Endpoint::from_host_or(host, port.get()),
-            None => Endpoint::from_host(host),
-        }
+        Endpoint::from_host_or(host, self.port.map_or(DEFAULT_PORT, NonZeroU16::get))
     }
 
     /// Where else the same gateway may be found: at the `hostname`, when the `ip` has come to lead nowhere. A `url` says
@@ -95,7 +95,7 @@ mod tests {
     /// Port 1234 in a field of its own was passed over, and 18789 dialled.
     #[test]
     fn a_port_beside_the_host_counts_where_the_host_names_none() {
-        let port = std::num::NonZeroU16::new(1234);
+        let port = NonZeroU16::new(1234);
         for (url, ip, hostname, expected) in [
             ("", "1.2.3.4", "bob", "ws://1.2.3.4:1234"),
             ("", "fd00::1", "", "ws://[fd00::1]:1234"),

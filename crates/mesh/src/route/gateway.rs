@@ -75,8 +75,7 @@ pub(crate) fn no_credential(mesh: &Mesh, peer: &Peer) -> MeshError {
 
 /// Whether it is a request that has to be approved.
 pub(crate) fn filed(mesh: &Mesh, peer: &Peer) -> Option<MeshError> {
-    let PairRequest { request_id, at, denied, .. } =
-        mesh.filed().of(&peer.to).filter(|filed| filed.url == peer.endpoint.to_string())?;
+    let PairRequest { request_id, at, denied, .. } = mesh.filed().at(&peer.to, &peer.endpoint.to_string())?;
     Some(MeshError::Filed { to: peer.to.clone(), request_id, at, denied })
 }
 

@@ -12,12 +12,10 @@ use hickory_resolver::{
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::RData,
 };
+use openclaw_client::protocol::DEFAULT_PORT;
 
 use super::{Broken, hostnames, uri::DnsUri};
 use crate::registry::Agent;
-
-/// The port that goes without saying.
-const DEFAULT_PORT: u16 = 18789;
 
 pub(super) async fn fetch(uri: &DnsUri, limit: Duration) -> Result<Vec<Agent>, Broken> {
     let resolver = resolver(uri.server).map_err(|error| failed(&uri.name, &error))?;

@@ -155,7 +155,7 @@ impl<'a> Remedies<'a> {
 
     /// The request that we filed where the peer's gateway is now.
     pub(super) fn filed(&self) -> Option<PairRequest> {
-        self.mesh.filed().of(self.to).filter(|filed| filed.url == self.address)
+        self.mesh.filed().at(self.to, &self.address)
     }
 
     fn me(&self) -> &str {

@@ -3,12 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::jiff::Timestamp;
+use openclaw_client::protocol::DEFAULT_PORT;
 
 use crate::registry::Agent;
 use crate::sync::Broken;
-
-/// The port that goes without saying.
-const DEFAULT_PORT: u16 = 18789;
 
 /// A pod or an endpoint that may be a teammate's.
 pub(super) struct Candidate {
