@@ -1,5 +1,7 @@
-//! The least a program can do to keep a message and its answer: the rows of the archive, in two commits, by nothing but
-//! SQLite. As sure as the archive: the message is on the disk before it leaves, and its end before anybody is told.
+//! The least a program can do to keep a message and its answer: the rows that the archive gets, in the same two commits, by
+//! nothing but SQLite; and nothing is asked of it, neither limits nor ids. As sure as the archive, and no surer: the message
+//! is on the disk before it leaves; its reply outlives the crash of the process, and after one of the machine the peer still
+//! has it (`Survives` in `archive/writer.rs`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use rusqlite::{Connection, Error, params};
 
 const INDEX: &str = "INSERT OR REPLACE INTO search (rowid, words) VALUES (?1, ?2)";
 const EVENT: &str = "INSERT INTO events (message, at, step) VALUES (?1, 1, ?2)";
+/// What the limits count.
+const SAID: &str = "INSERT INTO said (at, speaker, peer, session, words, message, chorus) VALUES (1, 'person', ?1, ?2, 1, ?3, 0)";
 
 /// A connection to an archive.
 #[derive(Debug)]
@@ -37,7 +41,6 @@ impl Journal {
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
         Ok(Self(connection))
     }
 
@@ -49,12 +52,15 @@ impl Journal {
         const MESSAGE: &str = "INSERT INTO messages (id, direction, peer, peer_name, via, session, text, header, bytes, state,
             run_id, created_at, sent_at) VALUES (?1, 'out', ?2, ?2, 'agent', ?3, ?4, ?5, 90, 'sending', ?1, 1, 1)";
         let db = &self.0;
-        db.execute_batch("BEGIN IMMEDIATE")?;
+        db.execute_batch("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")?;
         let values = params![entry.id, entry.peer, entry.session, entry.text, entry.header];
         db.prepare_cached(MESSAGE)?.execute(values)?;
         let seq = db.last_insert_rowid();
         db.prepare_cached(INDEX)?.execute(params![seq, entry.text])?;
-        db.prepare_cached(EVENT)?.execute(params![seq, "sending"])?;
+        db.prepare_cached(SAID)?.execute(params![entry.peer, entry.session, entry.id])?;
+        for step in ["sending", "reached"] {
+            db.prepare_cached(EVENT)?.execute(params![seq, step])?;
+        }
         db.execute_batch("COMMIT")?;
         Ok(seq)
     }
@@ -67,10 +73,12 @@ impl Journal {
         const REPLY: &str =
             "UPDATE messages SET finished_at = 2, state = 'replied', reply = ?2 WHERE seq = ?1";
         let db = &self.0;
-        db.execute_batch("BEGIN IMMEDIATE")?;
+        db.execute_batch("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE")?;
         db.prepare_cached(REPLY)?.execute(params![seq, reply])?;
         db.prepare_cached(INDEX)?.execute(params![seq, format!("{text}\n{reply}")])?;
-        db.prepare_cached(EVENT)?.execute(params![seq, "replied"])?;
+        for step in ["accepted", "replied"] {
+            db.prepare_cached(EVENT)?.execute(params![seq, step])?;
+        }
         db.execute_batch("COMMIT")
     }
 }
