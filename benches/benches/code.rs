@@ -104,7 +104,7 @@ fn archive(c: &mut Criterion) {
                 expires_at: None,
             };
             let leaves = Step::Sending { run_id: id.clone(), boot_id: None };
-            let end = Step::Finished { state: State::Replied, reply: Some(REPLY.to_owned()), error: None };
+            let end = Step::finished(State::Replied, Some(REPLY.to_owned()), None);
             runtime.block_on(async {
                 archive.begin(message).await.unwrap();
                 archive.note(None, &id, leaves).await.unwrap();

@@ -98,7 +98,7 @@ fn message(writer: &mut Writer, text: String) -> NewMessage {
 }
 
 fn replied(reply: String) -> Step {
-    Step::Finished { state: State::Replied, reply: Some(reply), error: None }
+    Step::finished(State::Replied, Some(reply), None)
 }
 
 /// Through the library's own door: begin, reached, accepted, replied for each.

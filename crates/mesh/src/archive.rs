@@ -296,7 +296,7 @@ mod tests {
     }
 
     fn replied(text: &str) -> Step {
-        Step::Finished { state: State::Replied, reply: Some(text.into()), error: None }
+        Step::finished(State::Replied, Some(text.into()), None)
     }
 
     /// As on a disk that is mounted read-only, of a file that was closed well.

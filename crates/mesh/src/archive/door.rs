@@ -174,7 +174,7 @@ mod tests {
         );
         assert!(archive.received(None, 9, 9999).await.unwrap().is_empty(), "it waits");
         archive.begin_run("id-1").await.unwrap();
-        let done = Step::Finished { state: State::Replied, reply: Some("hi".into()), error: None };
+        let done = Step::finished(State::Replied, Some("hi".into()), None);
         archive.note(None, "id-1", done).await.unwrap();
         assert!(archive.unfinished().await.unwrap().is_empty(), "that life is over");
         let said = archive.received(None, 9, 9999).await.unwrap();

@@ -10,9 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::row::{insert, now, survives};
-use super::step::apply;
-use super::{Archive, ArchiveError, NewMessage, Step};
+use super::row::{insert, insert_leaving, now, survives};
+use super::{Archive, ArchiveError, NewMessage, Survives};
 use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
 
 /// What a message is measured by.
@@ -95,7 +94,8 @@ impl Archive {
         message: NewMessage,
         allowance: Allowance,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        self.ask_to(survives(&message), move |db| enter(db, &message, &allowance)).await
+        self.ask_to(survives(&message), move |db| enter(db, &message, &allowance, || insert(db, &message)))
+            .await
     }
 
     /// The same for a message that leaves at once. That it does is on the disk with it when this returns.
@@ -106,17 +106,10 @@ impl Archive {
         &self,
         message: NewMessage,
         allowance: Allowance,
-        Leaving { boot_id }: Leaving,
+        leaving: Leaving,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        let leaves = Step::Sending { run_id: message.run_id.clone(), boot_id: boot_id.clone() };
-        self.ask_to(leaves.survives(), move |db| {
-            let entered = enter(db, &message, &allowance)?;
-            if entered.is_ok() {
-                for step in [Step::Reached { boot_id }, leaves] {
-                    apply(db, &message.id, None, now(), &step)?;
-                }
-            }
-            Ok(entered)
+        self.ask_to(Survives::Machine, move |db| {
+            enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving))
         })
         .await
     }
@@ -236,18 +229,19 @@ fn tries(db: &Connection, speaker: Speaker) -> Result<Vec<(String, u32)>, rusqli
     db.prepare(&sql)?.query_map(values, row)?.collect()
 }
 
-/// Begins a message's life, unless there may be none more.
+/// Begins a message's life by this, unless there may be none more.
 fn enter(
     db: &Connection,
     message: &NewMessage,
     allowance: &Allowance,
+    insert: impl FnOnce() -> Result<(), rusqlite::Error>,
 ) -> Result<Result<(), Refusal>, rusqlite::Error> {
     let ledger = Ledger::of(db, message, allowance);
     if let Some(refusal) = ledger.refusal()? {
         return Ok(Err(refusal));
     }
     ledger.enter()?;
-    insert(db, message).map(Ok)
+    insert().map(Ok)
 }
 
 /// The moment so long ago.

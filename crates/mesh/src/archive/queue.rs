@@ -367,7 +367,7 @@ mod tests {
     async fn what_was_given_up_can_be_put_back_and_what_arrived_cannot() {
         let (_folder, archive) = archive();
         queue(&archive, "id-1", "bob", in_a(HOUR)).await;
-        let finished = |state| Step::Finished { state, reply: None, error: Some("no".into()) };
+        let finished = |state| Step::finished(state, None, Some("no".into()));
         let sending = Step::Sending { run_id: "id-1".into(), boot_id: Some("boot".into()) };
         archive.note(None, "id-1", sending).await.unwrap();
         assert!(!archive.cancel("id-1").await.unwrap(), "it may have left");

@@ -93,7 +93,7 @@ mod tests {
             };
             archive.begin(new).await.unwrap();
         }
-        let replied = Step::Finished { state: State::Replied, reply: Some("01234".into()), error: None };
+        let replied = Step::finished(State::Replied, Some("01234".into()), None);
         archive.note(None, "4", replied).await.unwrap();
         let ids = async |session, messages, bytes| -> Vec<String> {
             let found = archive.received(session, messages, bytes).await.unwrap();

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::ledger::COUNTS;
+use super::ledger::{COUNTS, Leaving};
 use super::step::{Step, apply};
 use super::{Archive, ArchiveError, Committed, Survives, search};
 use crate::record::{Receipt, Record, Reply, State, To};
@@ -187,7 +187,7 @@ impl Archive {
                 let Some(mut message) = by_id(db, id)? else { continue };
                 if message.record.state == State::Sending && message.next_try_at.is_none() {
                     let state = if message.sent_at.is_some() { State::Unknown } else { unsent };
-                    let end = Step::Finished { state, reply: None, error: Some(why.to_owned()) };
+                    let end = Step::finished(state, None, Some(why.to_owned()));
                     apply(db, id, None, now(), &end)?;
                     message = by_id(db, id)?.unwrap_or(message);
                 }
@@ -321,19 +321,41 @@ pub(super) fn insert_received(
     if db.prepare_cached(taken)?.query_row([&message.id], |row| row.get(0))? {
         message.id = Uuid::now_v7().to_string();
     }
-    insert_as(db, message, Some(run))
+    insert_as(db, message, &Birth::Received(run))
 }
 
 pub(super) fn insert(db: &Connection, message: &NewMessage) -> Result<(), rusqlite::Error> {
-    insert_as(db, message, None).map(drop)
+    insert_as(db, message, &Birth::Ours).map(drop)
 }
 
-fn insert_as(db: &Connection, message: &NewMessage, run: Option<&Run>) -> Result<i64, rusqlite::Error> {
+/// Begins the life of a message that leaves at once: as it stands after [`Step::Reached`] and [`Step::Sending`].
+pub(super) fn insert_leaving(
+    db: &Connection,
+    message: &NewMessage,
+    leaving: &Leaving,
+) -> Result<(), rusqlite::Error> {
+    let seq = insert_as(db, message, &Birth::Leaving(leaving))?;
+    event(db, seq, now(), "reached", leaving.boot_id.as_deref())
+}
+
+/// What else is known of a message when its life begins.
+enum Birth<'a> {
+    Ours,
+    Leaving(&'a Leaving),
+    Received(&'a Run),
+}
+
+fn insert_as(db: &Connection, message: &NewMessage, birth: &Birth<'_>) -> Result<i64, rusqlite::Error> {
     let at = now();
+    let (leaving, run) = match birth {
+        Birth::Ours => (None, None),
+        Birth::Leaving(leaving) => (Some(leaving), None),
+        Birth::Received(run) => (None, Some(run)),
+    };
     db.prepare_cached(
         "INSERT INTO messages (id, direction, peer, peer_name, via, session, thread, text, header, bytes, state, run_id,
-            created_at, accepted_at, expires_at, next_try_at, claimed_from, sender, run, began_at)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+            created_at, accepted_at, expires_at, next_try_at, claimed_from, sender, run, began_at, boot_id, reached_at, sent_at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?22)",
     )?
     .execute(params![
         message.id,
@@ -356,6 +378,8 @@ fn insert_as(db: &Connection, message: &NewMessage, run: Option<&Run>) -> Result
         run.map(|run| &run.sender),
         run.and_then(|run| run.document.as_ref()),
         run.and_then(|run| run.began_at),
+        leaving.and_then(|leaving| leaving.boot_id.as_ref()),
+        leaving.map(|_| at),
     ])?;
     let seq = db.last_insert_rowid();
     index(db, seq, &message.text, None)?;

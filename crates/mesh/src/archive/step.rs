@@ -1,5 +1,6 @@
 //! The steps of a message's life, and what each does to its row.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::Survives;
@@ -42,10 +43,18 @@ pub enum Step {
         reply: Option<String>,
         /// What went wrong, in a sentence.
         error: Option<String>,
+        /// When the gateway confirmed the run, where that is not noted yet.
+        accepted_at: Option<Timestamp>,
     },
 }
 
 impl Step {
+    /// An end, of a message that was noted as confirmed if it was.
+    #[must_use]
+    pub fn finished(state: State, reply: Option<String>, error: Option<String>) -> Self {
+        Self::Finished { state, reply, error, accepted_at: None }
+    }
+
     /// That a message leaves, or has come to an end that only we know of, must never be forgotten. What else a crash of
     /// the machine takes from us, the history of the peer's session gives back.
     pub(super) fn survives(&self) -> Survives {
@@ -88,8 +97,12 @@ pub(super) fn apply(
         Step::Unsent(how) => taken_back(db, seq, at, "unsent", how),
         Step::Phase(phase) => event(db, seq, at, "phase", Some(phase)),
         Step::Lost(how) => event(db, seq, at, "lost", Some(how)),
-        Step::Finished { state, reply, error } => {
-            finished(db, seq, at, *state, reply.as_deref(), error.as_deref())
+        Step::Finished { state, reply, error, accepted_at } => {
+            let accepted_at = accepted_at.map(Timestamp::as_millisecond);
+            if let Some(at) = accepted_at {
+                event(db, seq, at, State::Accepted.name(), None)?;
+            }
+            finished(db, seq, at, *state, (reply.as_deref(), error.as_deref()), accepted_at)
         }
     }
 }
@@ -129,13 +142,14 @@ fn finished(
     seq: i64,
     at: i64,
     state: State,
-    reply: Option<&str>,
-    error: Option<&str>,
+    (reply, error): (Option<&str>, Option<&str>),
+    accepted_at: Option<i64>,
 ) -> Result<(), rusqlite::Error> {
     let sql = "UPDATE messages SET finished_at = ?2, state = ?3, reply = ?4, run = NULL,
         error = CASE WHEN ?5 IS NULL AND run IS NOT NULL AND began_at IS NULL THEN 'stopped before it began' ELSE ?5 END,
+        accepted_at = coalesce(accepted_at, ?6),
         next_try_at = NULL, lease_owner = NULL, lease_until = NULL WHERE seq = ?1";
-    db.prepare_cached(sql)?.execute(params![seq, at, state.name(), reply, error])?;
+    db.prepare_cached(sql)?.execute(params![seq, at, state.name(), reply, error, accepted_at])?;
     if let Some(reply) = reply {
         let sql = "SELECT text FROM messages WHERE seq = ?1";
         let text: String = db.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?;

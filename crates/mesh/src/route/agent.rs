@@ -30,7 +30,7 @@ pub(crate) async fn deliver(
         delivery.held();
         observer.progress(Progress::Held);
     } else {
-        delivery.accepted();
+        delivery.just_accepted();
         observer.progress(Progress::Accepted);
     }
     if message.wait.is_over(held) {
@@ -40,7 +40,7 @@ pub(crate) async fn deliver(
         // Its result goes to the connection that started it.
         return Err(Setback::Lost("the run belongs to another connection".to_owned()));
     }
-    let finished = finish(run, events, message, observer).await;
+    let finished = delivery.until_over(finish(run, events, message, observer)).await;
     match finished.map_err(|error| message.setback(error, delivery))? {
         Outcome::Failed(reason) if never_began(&reason) => Err(Setback::Lost(reason)),
         outcome => conclude(outcome, message, delivery).map_err(Setback::Final),

@@ -1,9 +1,16 @@
 //! How far a message got, step by step, in memory and in the archive.
 
+use std::future::Future;
+use std::pin::pin;
+
 use jiff::Timestamp;
+use tokio::time::{Duration, timeout};
 
 use crate::archive::{Archive, ArchiveError, Committed, Step};
 use crate::record::{Receipt, State};
+
+/// So long it is not noted that a gateway has a message whose end may be there at once: then both are one note.
+const COMPANY: Duration = Duration::from_millis(2);
 
 /// The life of one message while we carry it. An error leaves the last certain step behind.
 pub(crate) struct Delivery<'a> {
@@ -14,6 +21,8 @@ pub(crate) struct Delivery<'a> {
     lease: Option<String>,
     /// That it leaves was written with its beginning.
     is_leaving: bool,
+    /// That the gateway has it is still to be noted, since then.
+    unnoted: Option<Timestamp>,
     /// The gateway refused the message itself, or it never left: it certainly started nothing.
     pub was_turned_away: bool,
     pub receipt: Receipt,
@@ -29,6 +38,7 @@ impl<'a> Delivery<'a> {
             state,
             lease: None,
             is_leaving: false,
+            unnoted: None,
             was_turned_away: false,
             receipt,
             reply: None,
@@ -45,7 +55,8 @@ impl<'a> Delivery<'a> {
         Self { is_leaving, ..self }
     }
 
-    fn note(&self, step: Step) -> Committed {
+    fn note(&mut self, step: Step) -> Committed {
+        self.note_accepted();
         self.archive.note(self.lease.as_deref(), &self.id, step)
     }
 
@@ -94,13 +105,37 @@ impl<'a> Delivery<'a> {
         drop(self.note(Step::Held));
     }
 
+    /// The gateway has it.
     pub(crate) fn accepted(&mut self) {
+        self.just_accepted();
+        self.note_accepted();
+    }
+
+    /// The gateway has it, and its end may be there at once: [`Delivery::until_over`] follows.
+    pub(crate) fn just_accepted(&mut self) {
         if self.state == State::Accepted {
             return;
         }
         self.state = State::Accepted;
-        self.receipt.accepted_at.get_or_insert_with(Timestamp::now);
-        drop(self.note(Step::Accepted));
+        self.unnoted = Some(*self.receipt.accepted_at.get_or_insert_with(Timestamp::now));
+    }
+
+    /// Waits for the end of what was just accepted. That it was is noted meanwhile, unless the end is near.
+    pub(crate) async fn until_over<T>(&mut self, end: impl Future<Output = T>) -> T {
+        let mut end = pin!(end);
+        match timeout(COMPANY, &mut end).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.note_accepted();
+                end.await
+            }
+        }
+    }
+
+    fn note_accepted(&mut self) {
+        if self.unnoted.take().is_some() {
+            drop(self.archive.note(self.lease.as_deref(), &self.id, Step::Accepted));
+        }
     }
 
     pub(crate) fn lost(&mut self, how: &str) {
@@ -118,11 +153,13 @@ impl<'a> Delivery<'a> {
     }
 
     /// Writes the end down, if it came. It is on the disk when this returns.
-    pub(crate) async fn conclude(&self, state: State, error: Option<String>) -> Result<(), ArchiveError> {
+    pub(crate) async fn conclude(&mut self, state: State, error: Option<String>) -> Result<(), ArchiveError> {
         if state.is_confirmed() || state == State::Sending {
             // Nothing ended: the run goes on at the peer's. What was noted so far is made sure of.
+            self.note_accepted();
             return self.archive.settle().await;
         }
-        self.note(Step::Finished { state, reply: self.reply.clone(), error }).await
+        let accepted_at = self.unnoted.take();
+        self.note(Step::Finished { state, reply: self.reply.clone(), error, accepted_at }).await
     }
 }

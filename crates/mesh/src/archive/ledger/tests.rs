@@ -85,7 +85,7 @@ async fn an_agent_repeats_itself_only_where_it_was_not_heard() {
         Some("repeated"),
         "who sets it means it"
     );
-    let unreachable = Step::Finished { state: State::Unreachable, reply: None, error: None };
+    let unreachable = Step::finished(State::Unreachable, None, None);
     archive.note(None, &id, unreachable).await.unwrap();
     assert_eq!(say(&archive, message("bob", "a", "hello"), allowance()).await, None);
 }
@@ -137,13 +137,13 @@ async fn only_what_left_or_may_have_left_counts() {
         let next = message("bob", "a", state.name());
         let id = next.id.clone();
         assert_eq!(say(&archive, next, agent(rules)).await, None, "{}", state.name());
-        archive.note(None, &id, Step::Finished { state, reply: None, error: None }).await.unwrap();
+        archive.note(None, &id, Step::finished(state, None, None)).await.unwrap();
     }
     let left = message("bob", "a", "it left, and their agent failed");
     let id = left.id.clone();
     assert_eq!(say(&archive, left, agent(rules)).await, None);
     archive.note(None, &id, Step::Sending { run_id: id.clone(), boot_id: None }).await.unwrap();
-    let failed = Step::Finished { state: State::Failed, reply: None, error: None };
+    let failed = Step::finished(State::Failed, None, None);
     archive.note(None, &id, failed).await.unwrap();
     assert_eq!(say(&archive, message("bob", "a", "x"), agent(rules)).await, Some("thread-per-day"));
     let tally = archive.tally(Speaker::Agent).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_broadcast_whose_first_message_did_not_leave_counts_by_another() {
         say(&archive, second, Allowance { chorus_of: Some(skipped.clone()), ..agent(rules) }).await,
         None
     );
-    let step = Step::Finished { state: State::Skipped, reply: None, error: None };
+    let step = Step::finished(State::Skipped, None, None);
     archive.note(None, &skipped, step).await.unwrap();
     assert_eq!(archive.tally(Speaker::Agent).await.unwrap().total_last_hour, 0);
     archive.count_once(&skipped, [skipped.clone(), left.clone()].into()).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_broadcast_whose_first_message_was_turned_away_counts_by_another() {
         Step::Reached { boot_id: None },
         Step::Sending { run_id: refused.clone(), boot_id: None },
         Step::TurnedAway("busy".into()),
-        Step::Finished { state: State::Failed, reply: None, error: None },
+        Step::finished(State::Failed, None, None),
     ] {
         archive.note(None, &refused, step).await.unwrap();
     }
@@ -199,7 +199,7 @@ async fn a_forgotten_message_still_counts() {
     let first = message("bob", "a", "hello");
     let id = first.id.clone();
     assert_eq!(say(&archive, first, agent(rules)).await, None);
-    let replied = Step::Finished { state: State::Replied, reply: None, error: None };
+    let replied = Step::finished(State::Replied, None, None);
     archive.note(None, &id, replied).await.unwrap();
     assert_eq!(archive.prune(Timestamp::MAX).await.unwrap(), 1);
     assert_eq!(say(&archive, message("bob", "a", "more"), agent(rules)).await, Some("peer-per-hour"));
@@ -226,7 +226,8 @@ fn steps_of_one_more(before: u32) -> u32 {
     };
     db.progress_handler(1, Some(count)).unwrap();
     let person = Allowance { speaker: Speaker::Person, ..agent(Rules::default()) };
-    enter(&db, &message("bob", "a", "one more"), &person).unwrap().unwrap();
+    let message = message("bob", "a", "one more");
+    enter(&db, &message, &person, || insert(&db, &message)).unwrap().unwrap();
     taken.load(Ordering::Relaxed)
 }
 

@@ -25,7 +25,7 @@ pub(super) fn unsent(message: Outgoing, bytes: usize, state: State, error: MeshE
 pub(crate) async fn conclude(
     message: Outgoing,
     bytes: usize,
-    delivery: Delivery<'_>,
+    mut delivery: Delivery<'_>,
     result: Result<(), MeshError>,
 ) -> Record {
     let error = result.err();
