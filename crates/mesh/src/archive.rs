@@ -4,8 +4,8 @@
 //! crash of ours can lose one or make us send one twice. Every commit survives the crash of this process; one that
 //! somebody relies on survives the crash of the machine, too (`Survives`, which sets `PRAGMA synchronous`).
 //!
-//! One thread owns the writing connection and commits what queued up meanwhile together. Reads use connections of
-//! their own and never wait for a writer.
+//! One thread writes, and commits what queued up meanwhile together; a message that is the only one is written by who
+//! carries it, where that is quicker (`writer`). Reads use connections of their own and never wait for a writer.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -47,7 +47,7 @@ pub use row::{Direction, Event, NewMessage, Stored};
 pub use step::Step;
 pub use unfinished::Unfinished;
 pub(crate) use writer::Survives;
-use writer::Write;
+use writer::{Desk, Write, Writer};
 
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
@@ -74,11 +74,21 @@ impl Future for Committed {
     }
 }
 
+/// That a message is being carried.
+pub(crate) struct Carrier(Arc<Desk>);
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.0.carried.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// The archive of one state folder. A clone is a handle to the same connection.
 #[derive(Clone)]
 pub struct Archive {
     path: PathBuf,
     writes: mpsc::Sender<Write>,
+    desk: Arc<Desk>,
     readers: Arc<Semaphore>,
     /// Whether the file is all there is, and cannot be written to: SQLite then looks for no other.
     is_fixed: Arc<AtomicBool>,
@@ -116,7 +126,8 @@ impl Archive {
         private_file::inspect(path)?;
         let (writes, queue) = mpsc::channel();
         let (owned, is_fixed) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
-        let fixed = Arc::clone(&is_fixed);
+        let desk = Arc::new(Desk::default());
+        let (fixed, at) = (Arc::clone(&is_fixed), Arc::clone(&desk));
         let work = move || match set_up(&owned) {
             Err(ArchiveError::ReadOnly { .. }) => {
                 fixed.store(!side_file(&owned, "-wal").exists(), Ordering::Relaxed);
@@ -129,11 +140,11 @@ impl Archive {
             Err(error) => tell(Err(error)),
             Ok(connection) => {
                 tell(Ok(()));
-                writer::run(&connection, &queue, &owned);
+                at.run(Writer::new(connection, &owned), &queue);
             }
         };
         thread::Builder::new().name("archive".to_owned()).spawn(work).map_err(|_| ArchiveError::Closed)?;
-        Ok(Self { path: path.to_owned(), writes, readers: Arc::new(Semaphore::new(READERS)), is_fixed })
+        Ok(Self { path: path.to_owned(), writes, desk, readers: Arc::new(Semaphore::new(READERS)), is_fixed })
     }
 
     /// The file.
@@ -158,9 +169,27 @@ impl Archive {
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         let (done, committed) = oneshot::channel();
-        // A failed send drops `done`, which the other end reports.
-        let _ = self.writes.send(Write { job: Box::new(job), done, survives });
+        self.desk.queue(&self.writes, Write { job: Box::new(job), done, survives });
         Committed(committed)
+    }
+
+    /// The same, for a message over a connection that stands: done when this returns, where it is the only one.
+    fn write_here(
+        &self,
+        survives: Survives,
+        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> Committed {
+        let (done, committed) = oneshot::channel();
+        if let Some(write) = self.desk.try_commit(Write { job: Box::new(job), done, survives }) {
+            self.desk.queue(&self.writes, write);
+        }
+        Committed(committed)
+    }
+
+    /// Says that a message is being carried, as long as what comes back lives.
+    pub(crate) fn carrier(&self) -> Carrier {
+        self.desk.carried.fetch_add(1, Ordering::AcqRel);
+        Carrier(Arc::clone(&self.desk))
     }
 
     /// A write that has something to tell. It is on the disk when this returns.
@@ -177,14 +206,17 @@ impl Archive {
         survives: Survives,
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
-        let (tell, mut told) = oneshot::channel();
-        let committed = self.write_to(survives, move |db| {
-            // Whoever asked may not care any more.
-            let _ = tell.send(job(db)?);
-            Ok(())
-        });
-        committed.await?;
-        told.try_recv().map_err(|_| ArchiveError::Closed)
+        let (job, told) = telling(job);
+        answer(self.write_to(survives, job), told).await
+    }
+
+    /// The same as [`Archive::ask`], written as [`Archive::write_here`] does.
+    async fn ask_here<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        let (job, told) = telling(job);
+        answer(self.write_here(Survives::Machine, job), told).await
     }
 
     /// Completes when all that was queued before is committed.
@@ -214,6 +246,25 @@ impl Archive {
         });
         task.await.unwrap_or(Err(ArchiveError::Closed))
     }
+}
+
+/// A job as a write, and what it tells.
+fn telling<T: Send + 'static>(
+    job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+) -> (impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static, oneshot::Receiver<T>) {
+    let (tell, told) = oneshot::channel();
+    let write = move |db: &Connection| {
+        // Whoever asked may not care any more.
+        let _ = tell.send(job(db)?);
+        Ok(())
+    };
+    (write, told)
+}
+
+/// What a job told, once it is committed.
+async fn answer<T>(committed: Committed, mut told: oneshot::Receiver<T>) -> Result<T, ArchiveError> {
+    committed.await?;
+    told.try_recv().map_err(|_| ArchiveError::Closed)
 }
 
 /// A file that SQLite keeps beside the archive.

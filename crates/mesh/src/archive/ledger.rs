@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::row::{insert, insert_leaving, now, survives};
-use super::{Archive, ArchiveError, NewMessage, Survives};
+use super::{Archive, ArchiveError, NewMessage};
 use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
 
 /// What a message is measured by.
@@ -108,10 +108,9 @@ impl Archive {
         allowance: Allowance,
         leaving: Leaving,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        self.ask_to(Survives::Machine, move |db| {
-            enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving))
-        })
-        .await
+        let _carrier = self.carrier();
+        self.ask_here(move |db| enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving)))
+            .await
     }
 
     /// How much this kind of speaker said since the last reset.
@@ -236,7 +235,7 @@ fn enter(
     allowance: &Allowance,
     insert: impl FnOnce() -> Result<(), rusqlite::Error>,
 ) -> Result<Result<(), Refusal>, rusqlite::Error> {
-    let ledger = Ledger::of(db, message, allowance);
+    let ledger = Ledger::of(db, message, allowance)?;
     if let Some(refusal) = ledger.refusal()? {
         return Ok(Err(refusal));
     }
@@ -256,14 +255,27 @@ struct Ledger<'a> {
     allowance: &'a Allowance,
     peer: String,
     words: i64,
+    /// No count is larger than this: what is in the table at all, of whom and whenever, and the gaps in it. Known from both
+    /// ends of it, where a count walks through what it counts: a person's limits are wide, and are hardly ever near.
+    most: i64,
+    /// When the first line was written.
+    oldest: i64,
 }
 
 impl<'a> Ledger<'a> {
-    fn of(db: &'a Connection, message: &'a NewMessage, allowance: &'a Allowance) -> Self {
+    fn of(
+        db: &'a Connection,
+        message: &'a NewMessage,
+        allowance: &'a Allowance,
+    ) -> Result<Self, rusqlite::Error> {
+        let sql = "SELECT (SELECT max(rowid) FROM said) - rowid + 1, at FROM said ORDER BY rowid LIMIT 1";
+        let ends = db.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)));
+        let (most, oldest) = ends.optional()?.unwrap_or((0, i64::MAX));
         let peer = message.peer.email_prefix.to_lowercase();
         let digest: [u8; 32] = Sha256::digest(&message.text).into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
-        Self { db, message, allowance, peer, words: i64::from_be_bytes([a, b, c, d, e, f, g, h]) }
+        let words = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        Ok(Self { db, message, allowance, peer, words, most, oldest })
     }
 
     fn refusal(&self) -> Result<Option<Refusal>, rusqlite::Error> {
@@ -281,8 +293,7 @@ impl<'a> Ledger<'a> {
         if !self.is_stood_for()? {
             measures.push((Measure::TotalPerHour, rules.total_per_hour));
         }
-        let most = self.most_said()?;
-        for (measure, limit) in measures.into_iter().filter(|(_, limit)| i64::from(*limit) <= most) {
+        for (measure, limit) in measures.into_iter().filter(|(_, limit)| i64::from(*limit) <= self.most) {
             if let Some(at) = self.exhausted(measure, limit)? {
                 let free_at =
                     at.saturating_add(i64::try_from(measure.window().as_millis()).unwrap_or(i64::MAX));
@@ -299,13 +310,6 @@ impl<'a> Ledger<'a> {
         let sql = "SELECT EXISTS (SELECT 1 FROM said WHERE speaker = ?1 AND chorus = 0 AND at > ?2 AND message = ?3)";
         let values = params![self.allowance.speaker.name(), before(Measure::TotalPerHour.window()), first];
         self.db.prepare_cached(sql)?.query_row(values, |row| row.get(0))
-    }
-
-    /// No count is larger than this: what is in the table at all, of whom and whenever, and the gaps in it. Known from both
-    /// ends of it, where a count walks through what it counts: a person's limits are wide, and are hardly ever near.
-    fn most_said(&self) -> Result<i64, rusqlite::Error> {
-        let sql = "SELECT coalesce((SELECT max(rowid) FROM said) - (SELECT min(rowid) FROM said) + 1, 0)";
-        self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))
     }
 
     /// When the oldest of the last `limit` messages was written, if there are so many: at the limit, only its leaving the
@@ -366,8 +370,11 @@ impl<'a> Ledger<'a> {
     fn enter(&self) -> Result<(), rusqlite::Error> {
         // The oldest come first in the table: a few at a time keep it as long as a day. Their numbers as a range, since SQLite
         // makes a table for a list.
-        let old = "DELETE FROM said WHERE at < ?1 AND rowid < 8 + (SELECT min(rowid) FROM said)";
-        self.db.prepare_cached(old)?.execute([before(LONGEST_WINDOW)])?;
+        let forgotten = before(LONGEST_WINDOW);
+        if self.oldest < forgotten {
+            let old = "DELETE FROM said WHERE at < ?1 AND rowid < 8 + (SELECT min(rowid) FROM said)";
+            self.db.prepare_cached(old)?.execute([forgotten])?;
+        }
         // After the last reset, also in its millisecond or by a clock that was set back: what it lets through counts.
         let sql = "INSERT INTO said (at, speaker, peer, session, words, message, chorus)
             VALUES (max(?1, 1 + (SELECT coalesce(max(at), 0) FROM resets)), ?2, ?3, ?4, ?5, ?6, ?7)";

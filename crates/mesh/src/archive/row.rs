@@ -169,6 +169,12 @@ impl Archive {
         self.write_to(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
     }
 
+    /// The same for a message whose beginning was noted by [`Archive::begin_leaving`].
+    pub(crate) fn note_here(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
+        let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
+        self.write_here(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
+    }
+
     /// Ends the lives of messages whose sending was given up in the middle, all in one write, and gives them as they are
     /// then. One that never left is `unsent`, one that may have left is unknown; what was confirmed, or has ended, or is
     /// the outbox's, stays as it is. One whose life had not begun is left out.
@@ -393,7 +399,8 @@ pub(super) fn index(
     text: &str,
     reply: Option<&str>,
 ) -> Result<(), rusqlite::Error> {
-    let words = search::words(&format!("{text}\n{}", reply.unwrap_or_default()));
+    let all = format!("{text}\n{}", reply.unwrap_or_default());
+    let words = search::words(&all);
     let sql = "INSERT OR REPLACE INTO search (rowid, words) VALUES (?1, ?2)";
     db.prepare_cached(sql)?.execute(params![seq, words]).map(drop)
 }

@@ -3,8 +3,13 @@
 //! SQLite splits words at spaces, and Chinese, Japanese and Korean have none: there every character becomes a word of
 //! its own, in the index and in the query, where neighbours must stand together. So `构建` is found inside `请看构建结果`.
 
+use std::borrow::Cow;
+
 /// A text for the index.
-pub(super) fn words(text: &str) -> String {
+pub(super) fn words(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len() + text.len() / 2);
     for c in text.chars() {
         if stands_alone(c) {
@@ -13,7 +18,7 @@ pub(super) fn words(text: &str) -> String {
             out.push(c);
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 /// A user's words as a query: each must occur, in any order. Nothing a user types is taken for query syntax.

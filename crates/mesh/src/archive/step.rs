@@ -80,9 +80,15 @@ pub(super) fn apply(
     at: i64,
     step: &Step,
 ) -> Result<(), rusqlite::Error> {
-    let seq: i64 = db
-        .prepare_cached("SELECT seq FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)")?
-        .query_row(params![id, lease], |row| row.get(0))?;
+    // Its text only where the index gets the reply beside it.
+    let find = match step {
+        Step::Finished { reply: Some(_), .. } => {
+            "SELECT seq, text FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)"
+        }
+        _ => "SELECT seq, '' FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)",
+    };
+    let (seq, text): (i64, String) =
+        db.prepare_cached(find)?.query_row(params![id, lease], |row| Ok((row.get(0)?, row.get(1)?)))?;
     match step {
         Step::Reached { boot_id } => {
             let sql =
@@ -102,7 +108,11 @@ pub(super) fn apply(
             if let Some(at) = accepted_at {
                 event(db, seq, at, State::Accepted.name(), None)?;
             }
-            finished(db, seq, at, *state, (reply.as_deref(), error.as_deref()), accepted_at)
+            finished(db, seq, at, *state, (reply.as_deref(), error.as_deref()), accepted_at)?;
+            match reply {
+                Some(reply) => index(db, seq, &text, Some(reply)),
+                None => Ok(()),
+            }
         }
     }
 }
@@ -150,10 +160,5 @@ fn finished(
         accepted_at = coalesce(accepted_at, ?6),
         next_try_at = NULL, lease_owner = NULL, lease_until = NULL WHERE seq = ?1";
     db.prepare_cached(sql)?.execute(params![seq, at, state.name(), reply, error, accepted_at])?;
-    if let Some(reply) = reply {
-        let sql = "SELECT text FROM messages WHERE seq = ?1";
-        let text: String = db.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?;
-        index(db, seq, &text, Some(reply))?;
-    }
     event(db, seq, at, state.name(), error)
 }

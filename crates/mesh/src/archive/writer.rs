@@ -1,14 +1,17 @@
 //! The one thread that writes: what queued up meanwhile in one commit, and the WAL copied while nothing is to be written.
+//! Only a message that leaves over a connection that stands, with no other one beside it, is written by who carries it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-use super::{ArchiveError, classify, connect};
+use super::{ArchiveError, BUSY, classify, connect};
 
 /// How many writes one commit may carry.
 const BATCH: usize = 256;
@@ -20,11 +23,12 @@ const IDLE: Duration = Duration::from_millis(5);
 /// hardly noted when the answer is here.
 const COMPANY: Duration = Duration::from_millis(2);
 
-/// So many pages in the WAL are worth it: what is left there has to be read again by the next command.
+/// A WAL of so many pages is worth copying: the next command has to read all of it, 3 us a page, also what is in the
+/// database.
 const WORTH_COPYING: i64 = 100;
 
-/// A WAL of so many pages is copied at once: who opens it next reads all of it, 3 us a page, also what is in the database.
-const TOO_LONG: i64 = 250;
+/// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 20 pages.
+const LOOK_EVERY: usize = 10;
 
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
 
@@ -50,43 +54,149 @@ impl Survives {
 pub(super) struct Write {
     pub(super) job: Job,
     pub(super) survives: Survives,
-    pub(super) done: oneshot::Sender<Result<(), ArchiveError>>,
+    pub(super) done: Done,
 }
 
+type Done = oneshot::Sender<Result<(), ArchiveError>>;
+
 impl Write {
+    /// For the thread to have something to do.
+    fn nothing() -> Self {
+        Self { job: Box::new(|_| Ok(())), survives: Survives::Process, done: oneshot::channel().0 }
+    }
+
     /// Whether somebody waits for it, or would if he knew how to. Only notes can wait: they all survive our crash only.
     fn is_urgent(&self) -> bool {
         self.survives == Survives::Machine || !self.done.is_closed()
     }
 }
 
-/// Runs writes until the archive is dropped: all that queued up in one commit.
-pub(super) fn run(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) {
-    let mut set = None;
-    let mut is_first = true;
-    while let Some(first) = next_write(connection, queue, path) {
-        let batch = gather(first, queue);
-        let mut waiting = Vec::with_capacity(batch.len());
-        let outcome = commit(connection, &mut set, batch, &mut waiting);
-        for (done, own) in waiting {
-            let result = match (&outcome, own) {
-                (_, Err(source)) => Err(classify(path, source)),
-                (Err(source), Ok(())) => Err(classify(path, copy(source))),
-                (Ok(()), Ok(())) => Ok(()),
+/// What the thread shares with those who ask it.
+#[derive(Default)]
+pub(super) struct Desk {
+    writer: OnceLock<Mutex<Writer>>,
+    /// Writes that are queued or being committed.
+    queued: AtomicUsize,
+    /// Messages that are being carried.
+    pub(super) carried: AtomicUsize,
+    /// Writes that the thread did not do.
+    unseen: AtomicUsize,
+}
+
+impl Desk {
+    pub(super) fn queue(&self, queue: &mpsc::Sender<Write>, write: Write) {
+        self.queued.fetch_add(1, Ordering::AcqRel);
+        // A failed send drops `done`, which the other end reports.
+        let _ = queue.send(write);
+    }
+
+    /// Commits a write in this thread if no other message is carried and nobody else writes; gives it back otherwise:
+    /// what it gives is to be queued.
+    ///
+    /// To hand a write over and to be woken takes 0.1 ms, a fifth of a quick send; so does the connection's way from one
+    /// core's cache to another's, and a message is written here from beginning to end or not at all. While the disk is
+    /// waited for this thread does nothing else, and nothing else is to be done.
+    pub(super) fn try_commit(&self, write: Write) -> Option<Write> {
+        let is_alone = self.carried.load(Ordering::Acquire) <= 1 && self.queued.load(Ordering::Acquire) == 0;
+        let Some(Ok(mut writer)) = self.writer.get().filter(|_| is_alone).map(Mutex::try_lock) else {
+            return Some(write);
+        };
+        if writer.begin_at_once(write.survives).is_err() {
+            // Another process writes, or whatever it is: the thread has time to find out.
+            return Some(write);
+        }
+        writer.finish(vec![write]);
+        let unseen = self.unseen.fetch_add(1, Ordering::Relaxed) + 1;
+        unseen.is_multiple_of(LOOK_EVERY).then(Write::nothing)
+    }
+
+    /// Runs writes until the archive is dropped: all that queued up in one commit.
+    pub(super) fn run(&self, writer: Writer, queue: &mpsc::Receiver<Write>) {
+        let writer = self.writer.get_or_init(|| Mutex::new(writer));
+        let mut is_first = true;
+        // A write that panicked leaves nothing to go on with.
+        while let Some(first) = next_write(writer, queue) {
+            let batch = gather(first, queue);
+            let written = batch.len();
+            let Ok(mut writer) = writer.lock() else { return };
+            writer.commit(batch);
+            self.queued.fetch_sub(written, Ordering::AcqRel);
+            if std::mem::take(&mut is_first) {
+                shorten_wal(&writer.connection);
+            }
+        }
+    }
+}
+
+/// The connection that writes.
+pub(super) struct Writer {
+    connection: Connection,
+    path: PathBuf,
+    /// What the connection is set to survive.
+    set: Option<Survives>,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, path: &Path) -> Self {
+        Self { connection, path: path.to_owned(), set: None }
+    }
+
+    fn commit(&mut self, batch: Vec<Write>) {
+        let survives = batch.iter().map(|write| write.survives).max().unwrap_or(Survives::Machine);
+        match self.begin(survives) {
+            Ok(()) => self.finish(batch),
+            Err(error) => batch.into_iter().for_each(|write| self.tell(write.done, Err(copy(&error)))),
+        }
+    }
+
+    /// Begins a transaction unless somebody else writes.
+    fn begin_at_once(&mut self, survives: Survives) -> Result<(), rusqlite::Error> {
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let begun = self.begin(survives);
+        self.connection.busy_timeout(BUSY)?;
+        begun
+    }
+
+    fn begin(&mut self, survives: Survives) -> Result<(), rusqlite::Error> {
+        if self.set != Some(survives) {
+            run_cached(&self.connection, survives.pragma())?;
+            self.set = Some(survives);
+        }
+        // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
+        run_cached(&self.connection, "BEGIN IMMEDIATE")
+    }
+
+    /// Runs the writes in the transaction that was begun, commits it, and tells whoever asked.
+    fn finish(&self, batch: Vec<Write>) {
+        let is_alone = batch.len() == 1;
+        let run = |write: Write| {
+            let own = match is_alone {
+                true => (write.job)(&self.connection),
+                false => in_savepoint(&self.connection, write.job),
             };
-            // Whoever asked may not care any more.
-            let _ = done.send(result);
+            (write.done, own)
+        };
+        let waiting: Vec<_> = batch.into_iter().map(run).collect();
+        // One that is alone and fails has no savepoint to go back to.
+        let end = if waiting.iter().any(|(_, own)| own.is_ok()) { "COMMIT" } else { "ROLLBACK" };
+        let ended = run_cached(&self.connection, end).inspect_err(|_| {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        });
+        for (done, own) in waiting {
+            self.tell(done, own.and_then(|()| ended.as_ref().map_err(copy).copied()));
         }
-        if std::mem::take(&mut is_first) {
-            shorten_wal(connection);
-        }
+    }
+
+    fn tell(&self, done: Done, result: Result<(), rusqlite::Error>) {
+        // Whoever asked may not care any more.
+        let _ = done.send(result.map_err(|source| classify(&self.path, source)));
     }
 }
 
 /// Copies all of a WAL that became long, so that the next write begins it anew. For commands, which are over before there is
 /// time for it: after their first write, while they dial. No other write of ours can come between.
 fn shorten_wal(connection: &Connection) {
-    let shortened = checkpoint(connection, "NOOP").and_then(|(in_wal, _)| match in_wal < TOO_LONG {
+    let shortened = checkpoint(connection, "NOOP").and_then(|(in_wal, _)| match in_wal < WORTH_COPYING {
         true => Ok(()),
         false => checkpoint(connection, "PASSIVE").map(drop),
     });
@@ -97,15 +207,17 @@ fn shorten_wal(connection: &Connection) {
 
 /// The next write. While a message is on its way nothing is to be written, and what the WAL has collected is copied then:
 /// as a part of a commit, which is when SQLite would do it, somebody would wait for it.
-fn next_write(connection: &Connection, queue: &mpsc::Receiver<Write>, path: &Path) -> Option<Write> {
+fn next_write(writer: &Mutex<Writer>, queue: &mpsc::Receiver<Write>) -> Option<Write> {
     match queue.recv_timeout(IDLE) {
         Err(RecvTimeoutError::Timeout) => {}
         next => return next.ok(),
     }
-    match is_worth_copying(connection) {
-        Ok(false) => {}
-        Ok(true) => copy_wal_beside(path.to_owned()),
-        Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
+    if let Ok(writer) = writer.lock() {
+        match is_worth_copying(&writer.connection) {
+            Ok(false) => {}
+            Ok(true) => copy_wal_beside(writer.path.clone()),
+            Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
+        }
     }
     queue.recv().ok()
 }
@@ -150,47 +262,6 @@ fn copy_wal_beside(path: PathBuf) {
 fn checkpoint(connection: &Connection, how: &str) -> Result<(i64, i64), rusqlite::Error> {
     let sql = format!("PRAGMA wal_checkpoint({how})");
     connection.prepare_cached(&sql)?.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
-}
-
-type Waiting = Vec<(oneshot::Sender<Result<(), ArchiveError>>, Result<(), rusqlite::Error>)>;
-
-/// `set` is what the connection is set to survive.
-fn commit(
-    connection: &Connection,
-    set: &mut Option<Survives>,
-    batch: Vec<Write>,
-    waiting: &mut Waiting,
-) -> Result<(), rusqlite::Error> {
-    // IMMEDIATE: a read that turns into a write is refused at once when another process writes.
-    let survives = batch.iter().map(|write| write.survives).max().unwrap_or(Survives::Machine);
-    let begun = survive(connection, set, survives).and_then(|()| run_cached(connection, "BEGIN IMMEDIATE"));
-    let is_alone = batch.len() == 1;
-    for write in batch {
-        let own = match &begun {
-            Err(error) => Err(copy(error)),
-            Ok(()) if is_alone => (write.job)(connection),
-            Ok(()) => in_savepoint(connection, write.job),
-        };
-        waiting.push((write.done, own));
-    }
-    begun?;
-    // One that is alone and fails has no savepoint to go back to.
-    let end = if waiting.iter().any(|(_, own)| own.is_ok()) { "COMMIT" } else { "ROLLBACK" };
-    run_cached(connection, end).inspect_err(|_| {
-        let _ = connection.execute_batch("ROLLBACK");
-    })
-}
-
-fn survive(
-    connection: &Connection,
-    set: &mut Option<Survives>,
-    survives: Survives,
-) -> Result<(), rusqlite::Error> {
-    if *set != Some(survives) {
-        run_cached(connection, survives.pragma())?;
-        *set = Some(survives);
-    }
-    Ok(())
 }
 
 fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
@@ -241,8 +312,8 @@ mod tests {
         let other = Connection::open(archive.path()).unwrap();
         let in_wal = || checkpoint(&other, "NOOP").unwrap().0;
         other.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
-        other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * TOO_LONG]).unwrap();
-        assert!(in_wal() > TOO_LONG);
+        other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * WORTH_COPYING]).unwrap();
+        assert!(in_wal() > WORTH_COPYING);
         archive.settle().await.unwrap();
         archive.reset_limits(None).await.unwrap();
         assert!(in_wal() < 10, "{} pages", in_wal());
@@ -250,16 +321,15 @@ mod tests {
 
     #[test]
     fn a_commit_survives_what_the_most_demanding_of_its_writes_has_to() {
-        let connection = Connection::open_in_memory().unwrap();
-        let mut set = None;
+        let mut writer = writer();
         let mut synchronous_after = |batch: &[Survives]| -> i64 {
             let write = |survives: &Survives| Write {
                 job: Box::new(|_| Ok(())),
                 survives: *survives,
                 done: oneshot::channel().0,
             };
-            commit(&connection, &mut set, batch.iter().map(write).collect(), &mut Vec::new()).unwrap();
-            connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+            writer.commit(batch.iter().map(write).collect());
+            writer.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
         };
         let (normal, full) = (1, 2);
         assert_eq!(synchronous_after(&[Survives::Process]), normal);
@@ -267,24 +337,38 @@ mod tests {
         assert_eq!(synchronous_after(&[Survives::Process]), normal);
     }
 
-    /// Jobs that each insert their number and, if so told, fail then.
-    fn after_batch(batch: &[(i64, bool)]) -> (Vec<i64>, Vec<bool>) {
-        let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
-        let write = |&(number, fails): &(i64, bool)| Write {
-            job: Box::new(move |db| {
-                db.execute("INSERT INTO t VALUES (?1)", [number])?;
-                if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
-            }),
-            survives: Survives::Process,
-            done: oneshot::channel().0,
-        };
-        let mut waiting = Vec::new();
-        commit(&connection, &mut None, batch.iter().map(write).collect(), &mut waiting).unwrap();
-        assert!(connection.is_autocommit());
+    fn writer() -> Writer {
+        Writer::new(Connection::open_in_memory().unwrap(), Path::new("archive.db"))
+    }
+
+    /// A job that inserts a number and, if so told, fails then; and what became of it.
+    fn insert(
+        number: i64,
+        fails: bool,
+        survives: Survives,
+    ) -> (Write, oneshot::Receiver<Result<(), ArchiveError>>) {
+        let (done, committed) = oneshot::channel();
+        let job = Box::new(move |db: &Connection| {
+            db.execute("INSERT INTO t VALUES (?1)", [number])?;
+            if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
+        });
+        (Write { job, survives, done }, committed)
+    }
+
+    fn kept(connection: &Connection) -> Vec<i64> {
         let mut kept = connection.prepare("SELECT x FROM t").unwrap();
-        let kept = kept.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
-        (kept, waiting.iter().map(|(_, own)| own.is_ok()).collect())
+        kept.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    fn after_batch(batch: &[(i64, bool)]) -> (Vec<i64>, Vec<bool>) {
+        let mut writer = writer();
+        writer.connection.execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
+        let (batch, told): (_, Vec<_>) =
+            batch.iter().map(|&(number, fails)| insert(number, fails, Survives::Process)).unzip();
+        writer.commit(batch);
+        assert!(writer.connection.is_autocommit());
+        let told = told.into_iter().map(|mut told| told.try_recv().unwrap().is_ok());
+        (kept(&writer.connection), told.collect())
     }
 
     #[test]
@@ -293,6 +377,44 @@ mod tests {
         assert_eq!(after_batch(&[(1, false)]), (vec![1], vec![true]));
         assert_eq!(after_batch(&[(1, true), (2, false), (3, true)]), (vec![2], vec![false, true, false]));
         assert_eq!(after_batch(&[(1, true), (2, true)]), (vec![], vec![false, false]));
+    }
+
+    #[test]
+    fn who_is_alone_writes_himself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let connect = || Connection::open(&path).unwrap();
+        let desk = Desk::default();
+        let try_commit = |number, fails, survives| {
+            let (write, mut told) = insert(number, fails, survives);
+            (desk.try_commit(write).is_none(), told.try_recv().ok().map(|told| told.is_ok()))
+        };
+        let handed_over = (false, None);
+        assert_eq!(try_commit(0, false, Survives::Process), handed_over, "the file is not open yet");
+        let connection = connect();
+        connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x INTEGER)").unwrap();
+        let writer = desk.writer.get_or_init(|| Mutex::new(Writer::new(connection, &path)));
+        desk.carried.store(1, Ordering::Release);
+        assert_eq!(try_commit(1, false, Survives::Process), (true, Some(true)));
+        assert_eq!(try_commit(2, true, Survives::Process), (true, Some(false)));
+        assert_eq!(try_commit(3, false, Survives::Machine), (true, Some(true)));
+        let somebody_else = connect();
+        somebody_else.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(try_commit(4, false, Survives::Process), handed_over, "another process writes");
+        somebody_else.execute_batch("ROLLBACK").unwrap();
+        let writing = writer.lock().unwrap();
+        assert_eq!(try_commit(5, false, Survives::Process), handed_over, "the thread writes");
+        drop(writing);
+        desk.carried.store(2, Ordering::Release);
+        assert_eq!(try_commit(6, false, Survives::Process), handed_over, "others share a commit");
+        desk.carried.store(1, Ordering::Release);
+        let (queue, _writes) = mpsc::channel();
+        desk.queue(&queue, insert(7, false, Survives::Process).0);
+        assert_eq!(try_commit(8, false, Survives::Process), handed_over, "others come first");
+        assert_eq!(kept(&connect()), [1, 3]);
+        desk.queued.store(0, Ordering::Release);
+        let to_queue = (0..2 * LOOK_EVERY).filter_map(|_| desk.try_commit(Write::nothing()));
+        assert_eq!(to_queue.count(), 2, "now and then the thread is to look after the WAL");
     }
 
     #[test]

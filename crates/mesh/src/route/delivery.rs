@@ -6,7 +6,7 @@ use std::pin::pin;
 use jiff::Timestamp;
 use tokio::time::{Duration, timeout};
 
-use crate::archive::{Archive, ArchiveError, Committed, Step};
+use crate::archive::{Archive, ArchiveError, Carrier, Committed, Step};
 use crate::record::{Receipt, State};
 
 /// So long it is not noted that a gateway has a message whose end may be there at once: then both are one note.
@@ -15,10 +15,13 @@ const COMPANY: Duration = Duration::from_millis(2);
 /// The life of one message while we carry it. An error leaves the last certain step behind.
 pub(crate) struct Delivery<'a> {
     archive: &'a Archive,
+    _carrier: Carrier,
     id: String,
     state: State,
     /// Whose lease it is carried under: another's steps are not ours to write.
     lease: Option<String>,
+    /// It was begun over a connection that stood.
+    stood: bool,
     /// That it leaves was written with its beginning.
     is_leaving: bool,
     /// That the gateway has it is still to be noted, since then.
@@ -34,9 +37,11 @@ impl<'a> Delivery<'a> {
     pub(crate) fn new(archive: &'a Archive, id: &str, state: State, receipt: Receipt) -> Self {
         Self {
             archive,
+            _carrier: archive.carrier(),
             id: id.to_owned(),
             state,
             lease: None,
+            stood: false,
             is_leaving: false,
             unnoted: None,
             was_turned_away: false,
@@ -52,7 +57,7 @@ impl<'a> Delivery<'a> {
 
     /// The same, for a message whose first attempt the archive knows already.
     pub(crate) fn leaving(self, is_leaving: bool) -> Self {
-        Self { is_leaving, ..self }
+        Self { stood: is_leaving, is_leaving, ..self }
     }
 
     fn note(&mut self, step: Step) -> Committed {
@@ -160,6 +165,10 @@ impl<'a> Delivery<'a> {
             return self.archive.settle().await;
         }
         let accepted_at = self.unnoted.take();
-        self.note(Step::Finished { state, reply: self.reply.clone(), error, accepted_at }).await
+        let end = Step::Finished { state, reply: self.reply.clone(), error, accepted_at };
+        match self.stood {
+            true => self.archive.note_here(self.lease.as_deref(), &self.id, end).await,
+            false => self.archive.note(self.lease.as_deref(), &self.id, end).await,
+        }
     }
 }
