@@ -47,7 +47,7 @@ pub use row::{Direction, Event, NewMessage, Stored};
 pub use step::Step;
 pub use unfinished::Unfinished;
 pub(crate) use writer::Survives;
-use writer::{Desk, Write, Writer};
+use writer::{Desk, Order, Write, Writer};
 
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
@@ -87,7 +87,7 @@ impl Drop for Carrier {
 #[derive(Clone)]
 pub struct Archive {
     path: PathBuf,
-    writes: mpsc::Sender<Write>,
+    orders: mpsc::Sender<Order>,
     desk: Arc<Desk>,
     readers: Arc<Semaphore>,
     /// Whether the file is all there is, and cannot be written to: SQLite then looks for no other.
@@ -124,7 +124,7 @@ impl Archive {
         // Made empty and 0600 here, since SQLite would ask nobody; its side files take the mode of the main one.
         private_file::create(path, b"")?;
         private_file::inspect(path)?;
-        let (writes, queue) = mpsc::channel();
+        let (orders, queue) = mpsc::channel();
         let (owned, is_fixed) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
         let desk = Arc::new(Desk::default());
         let (fixed, at) = (Arc::clone(&is_fixed), Arc::clone(&desk));
@@ -132,7 +132,7 @@ impl Archive {
             Err(ArchiveError::ReadOnly { .. }) => {
                 fixed.store(!side_file(&owned, "-wal").exists(), Ordering::Relaxed);
                 tell(Ok(()));
-                for Write { done, .. } in queue {
+                for Write { done, .. } in queue.into_iter().filter_map(Order::write) {
                     // Whoever asked may not care any more.
                     let _ = done.send(Err(ArchiveError::ReadOnly { path: owned.clone() }));
                 }
@@ -144,7 +144,7 @@ impl Archive {
             }
         };
         thread::Builder::new().name("archive".to_owned()).spawn(work).map_err(|_| ArchiveError::Closed)?;
-        Ok(Self { path: path.to_owned(), writes, desk, readers: Arc::new(Semaphore::new(READERS)), is_fixed })
+        Ok(Self { path: path.to_owned(), orders, desk, readers: Arc::new(Semaphore::new(READERS)), is_fixed })
     }
 
     /// The file.
@@ -169,7 +169,7 @@ impl Archive {
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         let (done, committed) = oneshot::channel();
-        self.desk.queue(&self.writes, Write { job: Box::new(job), done, survives });
+        self.desk.queue(&self.orders, Order::Write(Write { job: Box::new(job), done, survives }));
         Committed(committed)
     }
 
@@ -180,8 +180,8 @@ impl Archive {
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         let (done, committed) = oneshot::channel();
-        if let Some(write) = self.desk.try_commit(Write { job: Box::new(job), done, survives }) {
-            self.desk.queue(&self.writes, write);
+        if let Some(order) = self.desk.try_commit(Write { job: Box::new(job), done, survives }) {
+            self.desk.queue(&self.orders, order);
         }
         Committed(committed)
     }

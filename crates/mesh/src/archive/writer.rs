@@ -28,7 +28,7 @@ const COMPANY: Duration = Duration::from_millis(2);
 const WORTH_COPYING: i64 = 100;
 
 /// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 20 pages.
-const LOOK_EVERY: usize = 10;
+const LOOK_EVERY: usize = 20;
 
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
 
@@ -59,12 +59,23 @@ pub(super) struct Write {
 
 type Done = oneshot::Sender<Result<(), ArchiveError>>;
 
-impl Write {
-    /// For the thread to have something to do.
-    fn nothing() -> Self {
-        Self { job: Box::new(|_| Ok(())), survives: Survives::Process, done: oneshot::channel().0 }
-    }
+/// What the thread is asked for.
+pub(super) enum Order {
+    Write(Write),
+    /// Others have written. When there is nothing to do, the WAL is to be looked at.
+    Look,
+}
 
+impl Order {
+    pub(super) fn write(self) -> Option<Write> {
+        match self {
+            Self::Write(write) => Some(write),
+            Self::Look => None,
+        }
+    }
+}
+
+impl Write {
     /// Whether somebody waits for it, or would if he knew how to. Only notes can wait: they all survive our crash only.
     fn is_urgent(&self) -> bool {
         self.survives == Survives::Machine || !self.done.is_closed()
@@ -84,10 +95,12 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn queue(&self, queue: &mpsc::Sender<Write>, write: Write) {
-        self.queued.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn queue(&self, queue: &mpsc::Sender<Order>, order: Order) {
+        if matches!(order, Order::Write(_)) {
+            self.queued.fetch_add(1, Ordering::AcqRel);
+        }
         // A failed send drops `done`, which the other end reports.
-        let _ = queue.send(write);
+        let _ = queue.send(order);
     }
 
     /// Commits a write in this thread if no other message is carried and nobody else writes; gives it back otherwise:
@@ -96,22 +109,22 @@ impl Desk {
     /// To hand a write over and to be woken takes 0.1 ms, a fifth of a quick send; so does the connection's way from one
     /// core's cache to another's, and a message is written here from beginning to end or not at all. While the disk is
     /// waited for this thread does nothing else, and nothing else is to be done.
-    pub(super) fn try_commit(&self, write: Write) -> Option<Write> {
+    pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
         let is_alone = self.carried.load(Ordering::Acquire) <= 1 && self.queued.load(Ordering::Acquire) == 0;
         let Some(Ok(mut writer)) = self.writer.get().filter(|_| is_alone).map(Mutex::try_lock) else {
-            return Some(write);
+            return Some(Order::Write(write));
         };
         if writer.begin_at_once(write.survives).is_err() {
             // Another process writes, or whatever it is: the thread has time to find out.
-            return Some(write);
+            return Some(Order::Write(write));
         }
         writer.finish(vec![write]);
         let unseen = self.unseen.fetch_add(1, Ordering::Relaxed) + 1;
-        unseen.is_multiple_of(LOOK_EVERY).then(Write::nothing)
+        unseen.is_multiple_of(LOOK_EVERY).then_some(Order::Look)
     }
 
     /// Runs writes until the archive is dropped: all that queued up in one commit.
-    pub(super) fn run(&self, writer: Writer, queue: &mpsc::Receiver<Write>) {
+    pub(super) fn run(&self, writer: Writer, queue: &mpsc::Receiver<Order>) {
         let writer = self.writer.get_or_init(|| Mutex::new(writer));
         let mut is_first = true;
         // A write that panicked leaves nothing to go on with.
@@ -207,32 +220,39 @@ fn shorten_wal(connection: &Connection) {
 
 /// The next write. While a message is on its way nothing is to be written, and what the WAL has collected is copied then:
 /// as a part of a commit, which is when SQLite would do it, somebody would wait for it.
-fn next_write(writer: &Mutex<Writer>, queue: &mpsc::Receiver<Write>) -> Option<Write> {
-    match queue.recv_timeout(IDLE) {
-        Err(RecvTimeoutError::Timeout) => {}
-        next => return next.ok(),
-    }
-    if let Ok(writer) = writer.lock() {
-        match is_worth_copying(&writer.connection) {
-            Ok(false) => {}
-            Ok(true) => copy_wal_beside(writer.path.clone()),
-            Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
+fn next_write(writer: &Mutex<Writer>, queue: &mpsc::Receiver<Order>) -> Option<Write> {
+    loop {
+        match queue.recv_timeout(IDLE) {
+            Ok(Order::Write(write)) => return Some(write),
+            Ok(Order::Look) => continue,
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Ok(writer) = writer.lock() {
+            match is_worth_copying(&writer.connection) {
+                Ok(false) => {}
+                Ok(true) => copy_wal_beside(writer.path.clone()),
+                Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
+            }
+        }
+        match queue.recv().ok()? {
+            Order::Write(write) => return Some(write),
+            Order::Look => {}
         }
     }
-    queue.recv().ok()
 }
 
 /// What queued up behind a write.
-fn gather(first: Write, queue: &mpsc::Receiver<Write>) -> Vec<Write> {
+fn gather(first: Write, queue: &mpsc::Receiver<Order>) -> Vec<Write> {
     let end = Instant::now() + COMPANY;
     let mut batch = vec![first];
     loop {
-        batch.extend(queue.try_iter().take(BATCH - batch.len()));
+        batch.extend(queue.try_iter().filter_map(Order::write).take(BATCH - batch.len()));
         if batch.len() == BATCH || batch.iter().any(Write::is_urgent) {
             return batch;
         }
         match queue.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(next) => batch.push(next),
+            Ok(next) => batch.extend(next.write()),
             Err(_) => return batch,
         }
     }
@@ -409,12 +429,15 @@ mod tests {
         assert_eq!(try_commit(6, false, Survives::Process), handed_over, "others share a commit");
         desk.carried.store(1, Ordering::Release);
         let (queue, _writes) = mpsc::channel();
-        desk.queue(&queue, insert(7, false, Survives::Process).0);
+        desk.queue(&queue, Order::Write(insert(7, false, Survives::Process).0));
         assert_eq!(try_commit(8, false, Survives::Process), handed_over, "others come first");
         assert_eq!(kept(&connect()), [1, 3]);
         desk.queued.store(0, Ordering::Release);
-        let to_queue = (0..2 * LOOK_EVERY).filter_map(|_| desk.try_commit(Write::nothing()));
-        assert_eq!(to_queue.count(), 2, "now and then the thread is to look after the WAL");
+        let orders = (10..).take(2 * LOOK_EVERY).filter_map(|number| {
+            let order = desk.try_commit(insert(number, false, Survives::Process).0)?;
+            Some(matches!(order, Order::Look))
+        });
+        assert_eq!(orders.collect::<Vec<_>>(), [true, true], "now and then the thread looks after the WAL");
     }
 
     #[test]
@@ -427,7 +450,7 @@ mod tests {
         let note = || write(Survives::Process, oneshot::channel().0);
         assert!(!note().is_urgent());
         for next in [note(), write(Survives::Machine, oneshot::channel().0)] {
-            writes.send(next).unwrap();
+            writes.send(Order::Write(next)).unwrap();
         }
         assert_eq!(gather(note(), &queue).len(), 3);
         drop(writes);
