@@ -93,7 +93,13 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         interrupted().await;
         was_interrupted.set(true);
     };
-    let (id, records) = broadcast(&mesh, &request, stop, &mut watch).await?;
+    let (id, records) = match broadcast(&mesh, &request, stop, &mut watch).await {
+        Err(error @ MeshError::Nobody) => {
+            let fields = json!({ "id": null, "counts": {}, "results": [] });
+            return Ok(ui.document_with_error("broadcast", fields, error.into()));
+        }
+        outcome => outcome?,
+    };
     watch.bar.finish_and_clear();
     let exit = match was_interrupted.get() {
         true => Exit::Interrupted,

@@ -167,7 +167,10 @@ async fn flush(mesh: &Mesh, to: Option<&str>, timeout: Duration, ui: &Ui) -> Res
     let done = until_stopped(mesh, signals, outbox::flush(mesh, only, timeout, &mut report)).await?;
     let fields = json!({ "results": flushed.results, "counts": flushed.counts });
     match (done, flushed.failed) {
-        (Until::Interrupted | Until::Terminated, _) => Err(CliError::interrupted().with_fields(fields)),
+        (Until::Interrupted | Until::Terminated, _) => {
+            let hint = "what was not delivered is still kept: agent-mesh outbox flush goes on";
+            Err(CliError::interrupted().hint(hint).with_fields(fields))
+        }
         (Until::Done(()), Some(error)) => Ok(ui.document_with_error("outbox", fields, error)),
         (Until::Done(()), None) => {
             if flushed.results.is_empty() {

@@ -1,7 +1,7 @@
 //! `agent-mesh serve`
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ const COMPLAINT_WIDTH: usize = 200;
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Where to listen; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:18789", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:18789", value_name = "ADDR:PORT", value_parser = address)]
     listen: SocketAddr,
     /// A file with the gateway's token, mode 0600
     #[arg(long, value_name = "FILE")]
@@ -74,6 +74,14 @@ pub struct ServeArgs {
     log_text: bool,
     #[command(flatten)]
     backend: BackendArgs,
+}
+
+/// An address, or a name for one: IPv4 where it has both, since that is what clients try.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected ADDR:PORT, such as 127.0.0.1:18789";
+    let found: Vec<_> = text.to_socket_addrs().map_err(|error| format!("{expected}: {error}"))?.collect();
+    let older = found.iter().find(|address| address.is_ipv4());
+    older.or(found.first()).copied().ok_or_else(|| expected.to_owned())
 }
 
 pub async fn run(args: ServeArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {

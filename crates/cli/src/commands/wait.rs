@@ -38,7 +38,10 @@ pub async fn run(args: &WaitArgs, settings: &Settings, ui: &Ui) -> Result<Exit, 
     tokio::select! {
         // It is listened for before anybody is called.
         biased;
-        () = interrupted() => Err(CliError::interrupted().with_fields(so_far(&mesh, &args.ids).await)),
+        () = interrupted() => {
+            let hint = "their agent goes on, and so does the same command";
+            Err(CliError::interrupted().hint(hint).with_fields(so_far(&mesh, &args.ids).await))
+        }
         outcome = all(args, &mesh, timeout, ui) => outcome,
     }
 }

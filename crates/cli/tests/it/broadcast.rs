@@ -148,6 +148,10 @@ async fn nobody_reached_is_6() {
     let host = Host::with_bob(&dead.url());
     let document = host.run(&["broadcast", "--message", "hi", "--json"]).await.exits(6).json();
     assert_eq!(document["counts"], json!({ "unreachable": 1 }));
+    let document =
+        host.run(&["broadcast", "--message", "hi", "--except", "bob", "--json"]).await.exits(6).json();
+    assert_eq!(document["error"]["code"], "reached-nobody");
+    assert_eq!((&document["counts"], &document["results"]), (&json!({}), &json!([])));
 }
 
 #[tokio::test]

@@ -374,6 +374,7 @@ async fn sigterm_is_answered_as_ctrl_c_is_with_one_document() {
         until(&gateway, |gateway| gateway.connections() > before).await;
         let waited = end(child).await;
         assert_eq!((&waited["command"], &waited["error"]["code"]), (&json!("wait"), &json!("interrupted")));
+        assert!(waited["error"]["hint"].is_string(), "{waited}");
         let records = if ids.len() > 1 { waited["results"].as_array().unwrap() } else { &vec![waited] };
         assert_eq!(records.len(), ids.len());
         records.iter().for_each(has_the_record);

@@ -183,6 +183,18 @@ async fn an_address_of_another_machine_is_not_called_a_port_in_use() {
 }
 
 #[tokio::test]
+async fn it_listens_where_a_name_leads() {
+    let host = Host::new();
+    let serve = Serve::start_on(&host, "localhost:0", &[]).await;
+    assert!(serve.url().starts_with("ws://127.0.0.1:"), "{}", serve.url());
+    assert_eq!(serve.end().await, Some(0));
+    for nowhere in ["localhost", "18789", "no-such-host.invalid:0"] {
+        let out = host.run(&["serve", "--listen", nowhere]).await.exits(2);
+        assert!(out.stderr.contains("such as 127.0.0.1:18789"), "{}", out.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_second_one_on_the_same_folder_is_told_where_the_first_is() {
     let host = Host::new();
     let serve = Serve::start(&host, &[]).await;
