@@ -46,7 +46,7 @@ pub use queue::{Claim, Lease};
 pub use row::{Direction, Event, NewMessage, Stored};
 pub use step::Step;
 pub use unfinished::Unfinished;
-pub(crate) use writer::Survives;
+pub(crate) use writer::{Carrier, Survives};
 use writer::{Desk, Order, Write, Writer};
 
 /// How long a write waits for another process before it gives up.
@@ -71,15 +71,6 @@ impl Future for Committed {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|committed| committed.unwrap_or(Err(ArchiveError::Closed)))
-    }
-}
-
-/// That a message is being carried.
-pub(crate) struct Carrier(Arc<Desk>);
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        self.0.carried.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -176,11 +167,12 @@ impl Archive {
     /// The same, for a message over a connection that stands: done when this returns, where it is the only one.
     fn write_here(
         &self,
+        carrier: &Carrier,
         survives: Survives,
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         let (done, committed) = oneshot::channel();
-        if let Some(order) = self.desk.try_commit(Write { job: Box::new(job), done, survives }) {
+        if let Some(order) = carrier.try_commit(Write { job: Box::new(job), done, survives }) {
             self.desk.queue(&self.orders, order);
         }
         Committed(committed)
@@ -188,8 +180,7 @@ impl Archive {
 
     /// Says that a message is being carried, as long as what comes back lives.
     pub(crate) fn carrier(&self) -> Carrier {
-        self.desk.carried.fetch_add(1, Ordering::AcqRel);
-        Carrier(Arc::clone(&self.desk))
+        Carrier::new(&self.desk)
     }
 
     /// A write that has something to tell. It is on the disk when this returns.
@@ -216,7 +207,7 @@ impl Archive {
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let (job, told) = telling(job);
-        answer(self.write_here(Survives::Machine, job), told).await
+        answer(self.write_here(&self.carrier(), Survives::Machine, job), told).await
     }
 
     /// Completes when all that was queued before is committed.

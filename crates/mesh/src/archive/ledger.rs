@@ -108,7 +108,6 @@ impl Archive {
         allowance: Allowance,
         leaving: Leaving,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        let _carrier = self.carrier();
         self.ask_here(move |db| enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving)))
             .await
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ledger::{COUNTS, Leaving};
 use super::step::{Step, apply};
-use super::{Archive, ArchiveError, Committed, Survives, search};
+use super::{Archive, ArchiveError, Carrier, Committed, Survives, search};
 use crate::record::{Receipt, Record, Reply, State, To};
 use crate::registry::Via;
 
@@ -170,9 +170,15 @@ impl Archive {
     }
 
     /// The same for a message whose beginning was noted by [`Archive::begin_leaving`].
-    pub(crate) fn note_here(&self, lease: Option<&str>, id: &str, step: Step) -> Committed {
+    pub(crate) fn note_here(
+        &self,
+        carrier: &Carrier,
+        lease: Option<&str>,
+        id: &str,
+        step: Step,
+    ) -> Committed {
         let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
-        self.write_here(step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
+        self.write_here(carrier, step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
     }
 
     /// Ends the lives of messages whose sending was given up in the middle, all in one write, and gives them as they are

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,15 +19,16 @@ const BATCH: usize = 256;
 /// When nothing was to be written for so long, there is time to copy the WAL into the database.
 const IDLE: Duration = Duration::from_millis(5);
 
-/// For so long a write that nobody waits for waits for another one, to share its commit: that a gateway took a message is
-/// hardly noted when the answer is here.
+/// For so long a write that nobody waits for waits for another one, to share its commit: that a gateway was reached is
+/// hardly noted when the message leaves.
 const COMPANY: Duration = Duration::from_millis(2);
 
 /// A WAL of so many pages is worth copying: the next command has to read all of it, 3 us a page, also what is in the
 /// database.
 const WORTH_COPYING: i64 = 100;
 
-/// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 20 pages.
+/// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 20 pages, and
+/// from 1,000 on SQLite copies it as a part of a commit.
 const LOOK_EVERY: usize = 20;
 
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
@@ -62,7 +63,7 @@ type Done = oneshot::Sender<Result<(), ArchiveError>>;
 /// What the thread is asked for.
 pub(super) enum Order {
     Write(Write),
-    /// Others have written. When there is nothing to do, the WAL is to be looked at.
+    /// Others have written: the WAL is to be looked at.
     Look,
 }
 
@@ -89,7 +90,7 @@ pub(super) struct Desk {
     /// Writes that are queued or being committed.
     queued: AtomicUsize,
     /// Messages that are being carried.
-    pub(super) carried: AtomicUsize,
+    carried: AtomicUsize,
     /// Writes that the thread did not do.
     unseen: AtomicUsize,
 }
@@ -101,26 +102,6 @@ impl Desk {
         }
         // A failed send drops `done`, which the other end reports.
         let _ = queue.send(order);
-    }
-
-    /// Commits a write in this thread if no other message is carried and nobody else writes; gives it back otherwise:
-    /// what it gives is to be queued.
-    ///
-    /// To hand a write over and to be woken takes 0.1 ms, a fifth of a quick send; so does the connection's way from one
-    /// core's cache to another's, and a message is written here from beginning to end or not at all. While the disk is
-    /// waited for this thread does nothing else, and nothing else is to be done.
-    pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
-        let is_alone = self.carried.load(Ordering::Acquire) <= 1 && self.queued.load(Ordering::Acquire) == 0;
-        let Some(Ok(mut writer)) = self.writer.get().filter(|_| is_alone).map(Mutex::try_lock) else {
-            return Some(Order::Write(write));
-        };
-        if writer.begin_at_once(write.survives).is_err() {
-            // Another process writes, or whatever it is: the thread has time to find out.
-            return Some(Order::Write(write));
-        }
-        writer.finish(vec![write]);
-        let unseen = self.unseen.fetch_add(1, Ordering::Relaxed) + 1;
-        unseen.is_multiple_of(LOOK_EVERY).then_some(Order::Look)
     }
 
     /// Runs writes until the archive is dropped: all that queued up in one commit.
@@ -138,6 +119,43 @@ impl Desk {
                 shorten_wal(&writer.connection);
             }
         }
+    }
+}
+
+/// That a message is being carried.
+pub(crate) struct Carrier(Arc<Desk>);
+
+impl Carrier {
+    pub(super) fn new(desk: &Arc<Desk>) -> Self {
+        desk.carried.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(desk))
+    }
+
+    /// Commits a write in this thread if no other message is carried and nobody else writes; gives it back otherwise. What
+    /// it gives is to be queued.
+    ///
+    /// To hand a write over and to be woken takes 0.1 ms, a fifth of a quick send, and so does the connection's way from one
+    /// core's cache to another's: it is for messages that leave over a connection that stands, where more follow. The
+    /// price: while the disk is waited for, so is whatever else this thread does.
+    pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
+        let desk = &self.0;
+        let is_alone = desk.carried.load(Ordering::Acquire) == 1 && desk.queued.load(Ordering::Acquire) == 0;
+        let Some(Ok(mut writer)) = desk.writer.get().filter(|_| is_alone).map(Mutex::try_lock) else {
+            return Some(Order::Write(write));
+        };
+        if writer.begin_at_once(write.survives).is_err() {
+            // Another process writes, or whatever it is: the thread has time to find out.
+            return Some(Order::Write(write));
+        }
+        writer.finish(vec![write]);
+        let unseen = desk.unseen.fetch_add(1, Ordering::Relaxed) + 1;
+        unseen.is_multiple_of(LOOK_EVERY).then_some(Order::Look)
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.0.carried.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -181,6 +199,7 @@ impl Writer {
 
     /// Runs the writes in the transaction that was begun, commits it, and tells whoever asked.
     fn finish(&self, batch: Vec<Write>) {
+        let undo = Undo(&self.connection);
         let is_alone = batch.len() == 1;
         let run = |write: Write| {
             let own = match is_alone {
@@ -192,9 +211,8 @@ impl Writer {
         let waiting: Vec<_> = batch.into_iter().map(run).collect();
         // One that is alone and fails has no savepoint to go back to.
         let end = if waiting.iter().any(|(_, own)| own.is_ok()) { "COMMIT" } else { "ROLLBACK" };
-        let ended = run_cached(&self.connection, end).inspect_err(|_| {
-            let _ = self.connection.execute_batch("ROLLBACK");
-        });
+        let ended = run_cached(&self.connection, end);
+        drop(undo);
         for (done, own) in waiting {
             self.tell(done, own.and_then(|()| ended.as_ref().map_err(copy).copied()));
         }
@@ -203,6 +221,17 @@ impl Writer {
     fn tell(&self, done: Done, result: Result<(), rusqlite::Error>) {
         // Whoever asked may not care any more.
         let _ = done.send(result.map_err(|source| classify(&self.path, source)));
+    }
+}
+
+/// Takes back what was not committed, also when a write panics: no other process could write any more.
+struct Undo<'a>(&'a Connection);
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
     }
 }
 
@@ -221,24 +250,24 @@ fn shorten_wal(connection: &Connection) {
 /// The next write. While a message is on its way nothing is to be written, and what the WAL has collected is copied then:
 /// as a part of a commit, which is when SQLite would do it, somebody would wait for it.
 fn next_write(writer: &Mutex<Writer>, queue: &mpsc::Receiver<Order>) -> Option<Write> {
+    let mut order = queue.recv_timeout(IDLE);
     loop {
-        match queue.recv_timeout(IDLE) {
+        match order {
             Ok(Order::Write(write)) => return Some(write),
-            Ok(Order::Look) => continue,
+            Ok(Order::Look) | Err(RecvTimeoutError::Timeout) => look_after_wal(writer),
             Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Ok(writer) = writer.lock() {
-            match is_worth_copying(&writer.connection) {
-                Ok(false) => {}
-                Ok(true) => copy_wal_beside(writer.path.clone()),
-                Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
-            }
-        }
-        match queue.recv().ok()? {
-            Order::Write(write) => return Some(write),
-            Order::Look => {}
-        }
+        order = queue.recv().map_err(|_| RecvTimeoutError::Disconnected);
+    }
+}
+
+fn look_after_wal(writer: &Mutex<Writer>) {
+    // One that panicked has said so.
+    let Ok(writer) = writer.lock() else { return };
+    match is_worth_copying(&writer.connection) {
+        Ok(false) => {}
+        Ok(true) => copy_wal_beside(writer.path.clone()),
+        Err(error) => tracing::debug!(%error, "the WAL was not looked at"),
     }
 }
 
@@ -404,17 +433,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db");
         let connect = || Connection::open(&path).unwrap();
-        let desk = Desk::default();
+        let desk = Arc::new(Desk::default());
+        let carrier = Carrier::new(&desk);
         let try_commit = |number, fails, survives| {
             let (write, mut told) = insert(number, fails, survives);
-            (desk.try_commit(write).is_none(), told.try_recv().ok().map(|told| told.is_ok()))
+            (carrier.try_commit(write).is_none(), told.try_recv().ok().map(|told| told.is_ok()))
         };
         let handed_over = (false, None);
         assert_eq!(try_commit(0, false, Survives::Process), handed_over, "the file is not open yet");
         let connection = connect();
         connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x INTEGER)").unwrap();
         let writer = desk.writer.get_or_init(|| Mutex::new(Writer::new(connection, &path)));
-        desk.carried.store(1, Ordering::Release);
         assert_eq!(try_commit(1, false, Survives::Process), (true, Some(true)));
         assert_eq!(try_commit(2, true, Survives::Process), (true, Some(false)));
         assert_eq!(try_commit(3, false, Survives::Machine), (true, Some(true)));
@@ -425,19 +454,30 @@ mod tests {
         let writing = writer.lock().unwrap();
         assert_eq!(try_commit(5, false, Survives::Process), handed_over, "the thread writes");
         drop(writing);
-        desk.carried.store(2, Ordering::Release);
+        let another = Carrier::new(&desk);
         assert_eq!(try_commit(6, false, Survives::Process), handed_over, "others share a commit");
-        desk.carried.store(1, Ordering::Release);
+        drop(another);
         let (queue, _writes) = mpsc::channel();
         desk.queue(&queue, Order::Write(insert(7, false, Survives::Process).0));
         assert_eq!(try_commit(8, false, Survives::Process), handed_over, "others come first");
         assert_eq!(kept(&connect()), [1, 3]);
         desk.queued.store(0, Ordering::Release);
         let orders = (10..).take(2 * LOOK_EVERY).filter_map(|number| {
-            let order = desk.try_commit(insert(number, false, Survives::Process).0)?;
+            let order = carrier.try_commit(insert(number, false, Survives::Process).0)?;
             Some(matches!(order, Order::Look))
         });
         assert_eq!(orders.collect::<Vec<_>>(), [true, true], "now and then the thread looks after the WAL");
+    }
+
+    #[test]
+    fn a_write_that_panics_locks_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let mut writer = Writer::new(Connection::open(&path).unwrap(), &path);
+        let panics = Write { job: Box::new(|_| panic!("a bug")), ..insert(1, false, Survives::Process).0 };
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.commit(vec![panics])));
+        assert!(panicked.is_err());
+        Connection::open(&path).unwrap().execute_batch("BEGIN IMMEDIATE").unwrap();
     }
 
     #[test]

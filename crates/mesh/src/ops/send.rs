@@ -166,7 +166,7 @@ pub(crate) async fn send_planned(
         }
     };
     let mut delivery =
-        Delivery::new(archive, &message.id, State::Sending, Receipt::default()).leaving(is_leaving);
+        Delivery::new(archive, &message, State::Sending, Receipt::default()).leaving(is_leaving);
     let mut result = match plan.peer {
         Ok(peer) => see_through(mesh, &peer, &mut message, None, &mut line, &mut delivery, observer).await,
         Err(error) => Err(error),

@@ -79,7 +79,7 @@ async fn look(
         _ if receipt.accepted_at.is_some() => State::Accepted,
         _ => State::Sending,
     };
-    let mut delivery = Delivery::new(mesh.archive()?, &message.id, state, receipt);
+    let mut delivery = Delivery::new(mesh.archive()?, &message, state, receipt);
     let pool = mesh.pool();
     let mut line = pool.line();
     let mut watch = Watch { observer, reached: false };

@@ -26,14 +26,18 @@ pub(crate) async fn deliver(
     let started = client.start(&request(message), message.deadline).await;
     let run = started.map_err(|error| message.not_taken(error, delivery))?;
     let held = run.ack().held == Some(true);
+    let is_over = message.wait.is_over(held);
     if held {
         delivery.held();
         observer.progress(Progress::Held);
     } else {
-        delivery.just_accepted();
+        match is_over || run.is_in_flight() {
+            true => delivery.accepted(),
+            false => delivery.just_accepted(),
+        }
         observer.progress(Progress::Accepted);
     }
-    if message.wait.is_over(held) {
+    if is_over {
         return Ok(());
     }
     if run.is_in_flight() {

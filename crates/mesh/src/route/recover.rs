@@ -140,8 +140,7 @@ async fn untraced(
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
-    // What was confirmed before may be an earlier attempt, which never ran.
-    let unconfirmed = delivery.receipt.accepted_at.is_none_or(|at| at < attempt.sent_at);
+    let unconfirmed = delivery.receipt.accepted_at.is_none();
     let proof = reaches_back && unconfirmed;
     if message.is_stale() || !may_send_again(message, proof || attempt.is_remembered_by(client)) {
         if let Some(outcome) = by_itself(client, message, proof, delivery).await? {

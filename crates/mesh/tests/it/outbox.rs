@@ -4,6 +4,7 @@ use agent_mesh_testkit::{Cut, FakeGateway, Fault, Gate, How, Refusal, Reply, Scr
 use agent_team_mesh::MeshError;
 use agent_team_mesh::archive::Stored;
 use agent_team_mesh::ops::outbox::{self, Carried, Report, flush, send_or_keep, work};
+use agent_team_mesh::ops::send::SendRequest;
 use agent_team_mesh::ops::wait::wait;
 use agent_team_mesh::progress::Unobserved;
 use agent_team_mesh::record::State;
@@ -359,6 +360,25 @@ async fn a_reply_that_takes_long_is_fetched_later_and_holds_nobody_up() {
     assert_eq!((bob.ledger().total(), texts(&bob).len()), (2, 2));
     let record = wait(&team.mesh, &sent.record.id, SOON, &mut Unobserved).await.unwrap();
     assert_eq!(record.reply.unwrap().text, "re: slow");
+}
+
+#[tokio::test]
+async fn that_it_was_taken_is_kept_of_a_message_that_nobody_waits_for() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let bob = Script::new().reply(move |turn| Reply::text(format!("re: {}", turn.message)).when(&held));
+    let bob = FakeGateway::start(bob).await;
+    let team = Team::new([("Bob", bob.url())]);
+    team.token_for("bob", TOKEN);
+    let request = SendRequest { wait: false, ..message("later", SOON) };
+    let sent = send_or_keep(&team.mesh, team.agent("bob"), &request, HOUR, &mut Unobserved).await.unwrap();
+    assert_eq!(sent.record.state, State::Accepted, "{sent:?}");
+    let kept = team.stored(&sent.record.id).await;
+    assert_eq!(kept.record.state, State::Accepted);
+    assert!(kept.record.receipt.accepted_at.is_some_and(|at| at >= kept.sent_at.unwrap()), "{kept:?}");
+    let steps = team.mesh.archive().unwrap().events(&sent.record.id).await.unwrap();
+    assert!(steps.iter().any(|event| event.step == "accepted"), "{steps:?}");
+    gate.open();
 }
 
 #[tokio::test]

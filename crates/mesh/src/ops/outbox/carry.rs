@@ -91,7 +91,7 @@ impl Try<'_> {
         };
         let receipt = self.stored.record.receipt.clone();
         let mut delivery =
-            Delivery::new(archive, &self.message.id, state, receipt).held_under(self.lease.owner());
+            Delivery::new(archive, &self.message, state, receipt).held_under(self.lease.owner());
         let result = self.go(tried_before, &mut delivery).await;
         let result = match result {
             Err(error) if is_local(&error) => return Err(error),
@@ -132,9 +132,11 @@ impl Try<'_> {
         &self,
         state: State,
         next: Option<Timestamp>,
-        delivery: Delivery<'_>,
+        mut delivery: Delivery<'_>,
         result: Result<(), MeshError>,
     ) -> Result<Carried, MeshError> {
+        // Before the lease is given back.
+        delivery.note_accepted();
         let error = result.err();
         let why = match &error {
             Some(error) => chain(error),
