@@ -43,6 +43,8 @@ pub struct Ui {
     colour_err: bool,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
+    /// Whether stderr is a log of JSON lines: what is said there is one of them.
+    logs_json: bool,
     /// Where documents go instead of stdout, when commands run inside another one.
     collected: Option<Mutex<Vec<Value>>>,
 }
@@ -104,6 +106,7 @@ impl Ui {
             colour_err: colour && stderr_is_terminal,
             stdout_is_terminal,
             stderr_is_terminal,
+            logs_json: false,
             collected: None,
         }
     }
@@ -130,6 +133,7 @@ impl Ui {
             colour_err: false,
             stdout_is_terminal: false,
             stderr_is_terminal: false,
+            logs_json: false,
             collected: None,
         }
     }
@@ -149,13 +153,14 @@ impl Ui {
         self.stderr_is_terminal && !self.json && !self.quiet
     }
 
-    pub fn start_log(&self, verbose: u8, format: Option<LogFormat>) {
+    pub fn start_log(&mut self, verbose: u8, format: Option<LogFormat>) {
         let (ours, others) = match (verbose, format) {
             (0, None) => return,
             (0, Some(_)) => (Level::INFO, Level::INFO),
             (1, _) => (Level::DEBUG, Level::INFO),
             _ => (Level::DEBUG, Level::DEBUG),
         };
+        self.logs_json = format == Some(LogFormat::Json);
         // Not `EnvFilter`: it reads patterns, and brings a regular expression engine for that.
         let targets =
             ["openclaw_client", "agent_team_mesh", "agent_mesh_gateway"].map(|target| (target, ours));
@@ -184,7 +189,9 @@ impl Ui {
 
     /// Talk: warnings, progress.
     pub fn note(&self, line: impl Into<Line>) {
-        if !self.quiet {
+        if self.logs_json {
+            tracing::info!("{}", line.into().render(false));
+        } else if !self.quiet {
             let text = format!("{}\n", line.into().render(self.colour_err));
             // Nothing can be said about a stderr that is gone.
             let _ = std::io::stderr().write_all(text.as_bytes());
@@ -203,6 +210,10 @@ impl Ui {
 
     /// A warning, also under `--json` and `--quiet`: it is on stderr.
     pub fn warn(&self, text: impl AsRef<str>) {
+        if self.logs_json {
+            tracing::warn!("{}", text::visible(text.as_ref()));
+            return;
+        }
         let line = Line::styled(style::STRONG, "warning: ").text(text);
         let _ = std::io::stderr().write_all(format!("{}\n", line.render(self.colour_err)).as_bytes());
     }

@@ -23,6 +23,7 @@ pub(crate) async fn check<T>(
     if let Some(found) = known(token) {
         return Ok(found);
     }
+    tracing::info!(%ip, code = "AUTH_TOKEN_MISMATCH", "a request was turned away");
     let now = Instant::now();
     if ip.is_loopback() {
         let delay = lock(&shared.lockout).local_failure(now);

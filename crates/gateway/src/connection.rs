@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
@@ -31,6 +32,10 @@ use crate::verify::Ed25519;
 
 /// Close code: all is said.
 const CLOSE_NORMAL: u16 = 1000;
+/// Close code: the bytes are no WebSocket.
+const CLOSE_PROTOCOL: u16 = 1002;
+/// Close code: a text is no UTF-8.
+const CLOSE_NO_TEXT: u16 = 1007;
 /// Close code: a message is too big.
 const CLOSE_TOO_BIG: u16 = 1009;
 /// Close code: too much to do just now.
@@ -99,7 +104,7 @@ impl Goodbye {
 
 impl From<Error> for Goodbye {
     fn from(error: Error) -> Self {
-        too_much(&error).map_or(Self::Gone, |code| Self::close(code, ""))
+        fault(&error).map_or(Self::Gone, |code| Self::close(code, ""))
     }
 }
 
@@ -190,10 +195,13 @@ where
     }
 }
 
-/// The close code of a message that was too large for us.
-fn too_much(error: &Error) -> Option<u16> {
+/// The close code for what the other side did wrong; none where it is gone.
+fn fault(error: &Error) -> Option<u16> {
     match error {
         Error::Capacity(_) => Some(CLOSE_TOO_BIG),
+        Error::Utf8(_) => Some(CLOSE_NO_TEXT),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(CLOSE_PROTOCOL),
         Error::Io(error) => match error.get_ref()?.downcast_ref()? {
             TooMuch::Message => Some(CLOSE_TOO_BIG),
             TooMuch::Budget => Some(CLOSE_TRY_LATER),
@@ -224,6 +232,9 @@ async fn admit(
         Ok(entry) => entry,
         Err(refusal) => {
             shared.metrics.refused(&refusal.error);
+            let fine = refusal.error.details.as_ref().and_then(|details| details.get("code")?.as_str());
+            let code = fine.unwrap_or(&refusal.error.code);
+            tracing::info!(ip = %ip, device, code, "a client was turned away");
             // No lock is held: whoever has the right credential is not kept waiting by others' guesses.
             if !refusal.delay.is_zero() {
                 sleep(refusal.delay).await;
@@ -296,7 +307,11 @@ async fn part<S>(shared: &Shared, mut socket: Socket<S>, goodbye: Goodbye)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Goodbye::Close(rejection) = goodbye else { return };
+    let Goodbye::Close(rejection) = goodbye else {
+        // Who said goodbye himself gets an answer.
+        let _ = timeout(shared.config.timing.close, socket.flush()).await;
+        return;
+    };
     let farewell = async {
         if let Some(frame) = rejection.frame {
             socket.feed(Message::text(frame)).await.ok()?;
@@ -412,7 +427,7 @@ fn take(desk: &mut methods::Desk, conn: &Conn, message: Option<Result<Message, E
         }
         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
         Some(Err(error)) => {
-            match too_much(&error) {
+            match fault(&error) {
                 Some(code) => conn.outbox.closing().with(code, ""),
                 None => conn.outbox.closing().silently(),
             }

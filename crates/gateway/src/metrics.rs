@@ -102,13 +102,12 @@ impl Metrics {
         count(if let_in { &self.let_in } else { &self.turned_away });
     }
 
-    /// A refusal: counted if a rule of the policy is why.
-    pub(crate) fn refused(&self, error: &ErrorShape) {
-        let rule = error.details.as_ref().and_then(|details| details.get("rule")?.as_str());
-        let known = rule.and_then(|rule| Rule::ALL.iter().position(|known| known.name() == rule));
-        if let Some(index) = known {
-            count(&self.denied[index]);
-        }
+    /// A refusal: counted if a rule of the policy is why. Gives the rule.
+    pub(crate) fn refused(&self, error: &ErrorShape) -> Option<&'static str> {
+        let rule = error.details.as_ref()?.get("rule")?.as_str()?;
+        let index = Rule::ALL.iter().position(|known| known.name() == rule)?;
+        count(&self.denied[index]);
+        Some(Rule::ALL[index].name())
     }
 }
 
@@ -214,8 +213,8 @@ mod tests {
     #[test]
     fn only_a_rule_of_the_policy_counts_as_denied() {
         let metrics = Metrics::default();
-        metrics.refused(&crate::denial::forbidden(Rule::Sessions));
-        metrics.refused(&ErrorShape::invalid("x"));
+        assert_eq!(metrics.refused(&crate::denial::forbidden(Rule::Sessions)), Some("sessions"));
+        assert_eq!(metrics.refused(&ErrorShape::invalid("x")), None);
         let denied: Vec<u64> = metrics.denied.iter().map(read).collect();
         assert_eq!(denied, [0, 0, 1, 0, 0, 0, 0]);
     }

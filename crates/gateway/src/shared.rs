@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use openclaw_protocol::ErrorShape;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -23,6 +24,7 @@ use crate::ledger::{Held, Unfinished};
 use crate::lockout::Lockout;
 use crate::memory::{End, OWNER};
 use crate::meter::{Meters, midnight};
+use crate::methods::beginning;
 use crate::metrics::Metrics;
 use crate::outbox::Event;
 use crate::pairing::{Now, Pairing};
@@ -131,6 +133,15 @@ fn cannot_go_on(config: &Config, one: &Unfinished) -> Option<&'static str> {
 }
 
 impl Shared {
+    /// Counts a refusal, and logs whose request it was and why: never what was said in it.
+    pub(crate) fn refused(&self, from: &str, request: &str, method: &str, error: &ErrorShape) {
+        let (request, method) = (beginning(request), beginning(method));
+        match self.metrics.refused(error) {
+            Some(rule) => tracing::info!(from, request, method, rule, "a request was refused"),
+            None => tracing::debug!(from, request, method, code = error.code, "a request was refused"),
+        }
+    }
+
     pub(crate) fn new(config: Config, pairing: Pairing, known: Known) -> Self {
         let limits = &config.limits;
         let mut runs = Runs::new(limits, config.timing.cache);

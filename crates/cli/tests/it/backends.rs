@@ -168,8 +168,54 @@ async fn a_run_is_logged_by_its_id_and_what_was_said_only_when_asked() {
     }
 }
 
+#[tokio::test]
+async fn who_is_refused_and_who_is_turned_away_is_logged_and_every_line_is_json() {
+    let bobs = Host::new();
+    bobs.registry(&json!([{ "name": "Alice", "emailPrefix": "alice", "ip": "" }]));
+    bobs.run(&["token", "issue", "alice", "--out", "alice.token"]).await.ok();
+    let policy = bobs.path(".config/agent-team-mesh/policy.toml");
+    let rules = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, rules.replace("[peers.alice]\n", "[peers.alice]\nmessage-bytes = 100\n"))
+        .unwrap();
+    let (mut serve, _) = bob(&bobs, &["--agent", "echo", "--log", "json"]).await;
+    let token = std::fs::read_to_string(bobs.path("alice.token")).unwrap();
+    let message =
+        json!({ "messageId": "m", "role": "ROLE_USER", "parts": [{ "text": "secret ".repeat(50) }] });
+    for token in ["of-nobody-and-long-enough", token.trim()] {
+        a2a_answer(&serve, token, "SendMessage", json!({ "message": &message })).await;
+    }
+    let mut next = async || -> Value { serde_json::from_str(&serve.line().await).unwrap() };
+    let (mut turned_away, mut refused) = (None, None);
+    while turned_away.is_none() || refused.is_none() {
+        let line = next().await;
+        assert!(!line.to_string().contains("secret"), "{line}");
+        match line["message"].as_str().unwrap() {
+            "a request was turned away" => turned_away = Some(line),
+            "a request was refused" => refused = Some(line),
+            _ => {}
+        }
+    }
+    let (turned_away, refused) = (turned_away.unwrap(), refused.unwrap());
+    assert_eq!(
+        (&turned_away["ip"], &turned_away["code"]),
+        (&json!("127.0.0.1"), &json!("AUTH_TOKEN_MISMATCH"))
+    );
+    assert_eq!((&refused["from"], &refused["rule"]), (&json!("alice"), &json!("message-bytes")));
+    assert!(refused["request"].is_string() && refused["method"].is_string(), "{refused}");
+    std::fs::write(&policy, "[default").unwrap();
+    while next().await["level"] != "WARN" {}
+    assert_eq!(serve.end().await, Some(0));
+}
+
 /// Calls an A2A method at this gateway; gives the result.
 async fn a2a(serve: &Serve, token: &str, method: &str, params: Value) -> Value {
+    let answer = a2a_answer(serve, token, method, params).await;
+    assert!(answer["error"].is_null(), "{answer}");
+    answer["result"].clone()
+}
+
+/// The same; gives the whole answer.
+async fn a2a_answer(serve: &Serve, token: &str, method: &str, params: Value) -> Value {
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
     let request = format!(
         "POST /a2a/v1 HTTP/1.1\r\nHost: bob\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
@@ -180,9 +226,7 @@ async fn a2a(serve: &Serve, token: &str, method: &str, params: Value) -> Value {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-    assert!(answer["error"].is_null(), "{answer}");
-    answer["result"].clone()
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
 #[tokio::test]

@@ -69,15 +69,15 @@ async fn dispatch(
 ) -> Result<Answer, RpcError> {
     shared.metrics.a2a_request();
     check_version(version)?;
+    let id = request.id.clone().unwrap_or_default();
     let denied = |error: ErrorShape| {
-        shared.metrics.refused(&error);
+        shared.refused(&caller.member.key, &id.to_string(), &request.method, &error);
         RpcError::from(error)
     };
     let rules = shared.access().rules(&caller.member);
     if rules.mode == Mode::Deny {
         return Err(denied(denial::forbidden(Rule::Mode)));
     }
-    let id = request.id.clone().unwrap_or_default();
     let method = &*request.method;
     if !matches!(method, "SendMessage" | "SendStreamingMessage") {
         // Those two are counted where they become a run.

@@ -154,7 +154,8 @@ impl Desk {
         match dispatch(&call) {
             Step::Now(answer) => {
                 if let Err(error) = &answer {
-                    self.shared.metrics.refused(error);
+                    let from = self.conn.principal.key();
+                    self.shared.refused(from, &request.id, &request.method, error);
                 }
                 reply(&self.conn, &request.id, &answer);
             }
@@ -238,7 +239,7 @@ fn id_of(text: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Errors quote what they complain about: that can be as long as a frame.
-fn beginning(text: &str) -> &str {
+pub(crate) fn beginning(text: &str) -> &str {
     text.char_indices().nth(MAX_WORDS).map_or(text, |(end, _)| &text[..end])
 }
 

@@ -18,6 +18,7 @@ mod guests;
 mod handshake;
 mod held;
 mod http;
+mod imitation;
 mod lockout;
 mod methods;
 mod pairing;

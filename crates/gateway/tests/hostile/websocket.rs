@@ -46,8 +46,8 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// That the door ends a connection that sends these bytes, soon.
-async fn is_ended(bytes: &[u8]) {
+/// That the door ends a connection that sends these bytes, soon, and says why by this close code.
+async fn is_ended(bytes: &[u8], code: u16) {
     assault(async |door| {
         let mut stream = open(door, MALLORY).await;
         let _ = stream.write_all(bytes).await;
@@ -55,53 +55,66 @@ async fn is_ended(bytes: &[u8]) {
         let end = timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
         assert!(end.is_ok(), "it is still open");
         assert!(!String::from_utf8_lossy(&rest).contains("hello-ok"));
+        assert_eq!(close_code(&rest), Some(code), "{rest:?}");
     })
     .await;
 }
 
+/// The code of the close frame among short frames of the door's.
+fn close_code(mut frames: &[u8]) -> Option<u16> {
+    while let [first, length, rest @ ..] = frames {
+        let (payload, others) = rest.split_at_checked(usize::from(*length))?;
+        if *first == 0x88 {
+            return Some(u16::from_be_bytes(payload.first_chunk().copied()?));
+        }
+        frames = others;
+    }
+    None
+}
+
 #[tokio::test]
 async fn a_frame_without_a_mask_ends_it() {
-    is_ended(b"\x81\x02{}").await;
+    is_ended(b"\x81\x02{}", 1002).await;
 }
 
 #[tokio::test]
 async fn a_reserved_bit_ends_it() {
-    is_ended(&frame(0xc1, b"{}")).await;
+    is_ended(&frame(0xc1, b"{}"), 1002).await;
 }
 
 #[tokio::test]
 async fn a_reserved_opcode_ends_it() {
-    is_ended(&frame(0x83, b"{}")).await;
+    is_ended(&frame(0x83, b"{}"), 1002).await;
 }
 
 #[tokio::test]
 async fn a_reserved_control_opcode_ends_it() {
-    is_ended(&frame(0x8b, b"")).await;
+    is_ended(&frame(0x8b, b""), 1002).await;
 }
 
 #[tokio::test]
 async fn a_continuation_of_nothing_ends_it() {
-    is_ended(&frame(0x80, b"{}")).await;
+    is_ended(&frame(0x80, b"{}"), 1002).await;
 }
 
 #[tokio::test]
 async fn a_control_frame_in_pieces_ends_it() {
-    is_ended(&frame(0x09, b"half a ping")).await;
+    is_ended(&frame(0x09, b"half a ping"), 1002).await;
 }
 
 #[tokio::test]
 async fn a_long_control_frame_ends_it() {
-    is_ended(&frame(0x89, &[0; 200])).await;
+    is_ended(&frame(0x89, &[0; 200]), 1009).await;
 }
 
 #[tokio::test]
 async fn a_text_that_is_no_utf_8_ends_it() {
-    is_ended(&frame(0x81, b"\xff\xfe\xfd")).await;
+    is_ended(&frame(0x81, b"\xff\xfe\xfd"), 1007).await;
 }
 
 #[tokio::test]
 async fn a_new_message_in_the_middle_of_another_ends_it() {
-    is_ended(&[frame(0x01, b"half"), frame(0x81, b"{}")].concat()).await;
+    is_ended(&[frame(0x01, b"half"), frame(0x81, b"{}")].concat(), 1002).await;
 }
 
 #[tokio::test]
@@ -109,7 +122,7 @@ async fn a_frame_that_announces_25_mib_is_not_waited_for() {
     let mut header = vec![0x81, 0x80 | 127];
     header.extend((25_u64 * 1024 * 1024).to_be_bytes());
     header.extend([0; 4]);
-    is_ended(&header).await;
+    is_ended(&header, 1009).await;
 }
 
 #[tokio::test]
@@ -117,7 +130,7 @@ async fn a_frame_that_announces_more_than_there_is_ends_it() {
     let mut header = vec![0x81, 0x80 | 127];
     header.extend(u64::MAX.to_be_bytes());
     header.extend([0; 4]);
-    is_ended(&header).await;
+    is_ended(&header, 1009).await;
 }
 
 #[tokio::test]
@@ -125,34 +138,34 @@ async fn a_length_with_its_highest_bit_set_ends_it() {
     let mut header = vec![0x82, 0x80 | 127];
     header.extend((1_u64 << 63).to_be_bytes());
     header.extend([0; 4]);
-    is_ended(&header).await;
+    is_ended(&header, 1009).await;
 }
 
 #[tokio::test]
 async fn fragments_that_add_up_to_too_much_end_it() {
     let part = |first| frame(first, &[b'x'; 40_000]);
-    is_ended(&[part(0x01), part(0x00)].concat()).await;
+    is_ended(&[part(0x01), part(0x00)].concat(), 1009).await;
 }
 
 #[tokio::test]
 async fn a_close_with_a_code_of_none_ends_it() {
-    is_ended(&frame(0x88, &[0, 0])).await;
+    is_ended(&frame(0x88, &[0, 0]), 1002).await;
 }
 
 #[tokio::test]
 async fn a_close_with_half_a_code_ends_it() {
-    is_ended(&frame(0x88, &[3])).await;
+    is_ended(&frame(0x88, &[3]), 1002).await;
 }
 
 #[tokio::test]
 async fn what_comes_after_a_close_is_not_read() {
     let connect = br#"{"type":"req","id":"1","method":"connect","params":{}}"#;
-    is_ended(&[frame(0x88, &[3, 0xe8]), frame(0x81, connect)].concat()).await;
+    is_ended(&[frame(0x88, &[3, 0xe8]), frame(0x81, connect)].concat(), 1000).await;
 }
 
 #[tokio::test]
 async fn bytes_that_are_no_frames_end_it() {
-    is_ended(b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n").await;
+    is_ended(b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n", 1002).await;
 }
 
 #[tokio::test]
