@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use agent_mesh_benches::bare::Failure;
+use serde::Deserialize;
 
 use crate::measure::{median, quantile};
 use crate::places::Places;
@@ -14,6 +15,15 @@ pub struct Warm {
     said: BufReader<ChildStdout>,
     /// The milliseconds of each answer, batch by batch.
     batches: Vec<Vec<f64>>,
+    /// How often an answer asked for memory, batch by batch.
+    allocations: Vec<f64>,
+}
+
+/// What it says after a batch.
+#[derive(Deserialize)]
+struct Batch {
+    micros: Vec<f64>,
+    allocations: f64,
 }
 
 impl Warm {
@@ -25,23 +35,27 @@ impl Warm {
             .stdout(Stdio::piped())
             .spawn()?;
         let said = BufReader::new(process.stdout.take().ok_or("no stdout")?);
-        Ok(Self { process, said, batches: Vec::new() })
+        Ok(Self { process, said, batches: Vec::new(), allocations: Vec::new() })
     }
 
-    fn ask(&mut self, answers: usize) -> Result<Vec<f64>, Failure> {
+    fn ask(&mut self, answers: usize) -> Result<Batch, Failure> {
         let orders = self.process.stdin.as_mut().ok_or("no stdin")?;
         writeln!(orders, "{answers}")?;
         let mut line = String::new();
         if self.said.read_line(&mut line)? == 0 {
             return Err("it ended before it answered".into());
         }
-        let micros: Vec<f64> = serde_json::from_str(&line)?;
-        Ok(micros.into_iter().map(|micros| micros / 1e3).collect())
+        Ok(serde_json::from_str(&line)?)
     }
 
     /// Of all answers, in milliseconds.
     pub fn quantile(&self, part: f64) -> f64 {
         quantile(self.batches.iter().flatten().copied(), part)
+    }
+
+    /// How often one answer asks for memory, SQLite's own allocations apart.
+    pub fn allocations(&self) -> f64 {
+        median(self.allocations.iter().copied())
     }
 
     /// The median of the batches' medians beside those of another one, batch by batch.
@@ -70,7 +84,8 @@ pub fn in_turn(warm: &mut [&mut Warm], batches: usize, of: usize) -> Result<(), 
         for turn in 0..warm.len() {
             let one = &mut warm[(turn + round) % warm.len()];
             let batch = one.ask(of)?;
-            one.batches.push(batch);
+            one.allocations.push(batch.allocations / of as f64);
+            one.batches.push(batch.micros.into_iter().map(|micros| micros / 1e3).collect());
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! Question and answer over a connection that stands: so many as each line on standard input says, and then one line with the
-//! microseconds that each of them took, as JSON. Whoever asks several of these in turn compares them on one machine.
+//! Question and answer over a connection that stands: so many as each line on standard input says, and then one line of JSON:
+//! the microseconds that each of them took, and how often memory was asked for in all of them. Whoever asks several of these
+//! in turn compares them on one machine.
 //!
 //! - `warm mesh HOME`: the library's own `send`, with the archive, the guards, the registry;
 //! - `warm wire HOME`: our client alone, `agent` calls without an archive;
@@ -9,12 +10,14 @@
 //! `HOME` is the home folder of somebody with one teammate, who echoes. Every reply is looked at.
 #![allow(clippy::print_stdout)]
 
+use std::alloc::System;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use agent_mesh_benches::bare::Failure;
 use clap::{Parser, Subcommand};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 mod bare;
@@ -22,6 +25,10 @@ mod home;
 mod mesh;
 mod nats;
 mod wire;
+
+/// The system's allocator, which counts what it is asked for. SQLite asks elsewhere.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// What everybody asks; the number makes each question another one.
 const QUESTION: &str = "please check why the build of main failed after the merge";
@@ -76,6 +83,7 @@ async fn answer(mut somebody: impl Ask) -> Result<(), Failure> {
     let mut number = 0;
     while let Some(order) = orders.next_line().await? {
         let mut micros = Vec::new();
+        let region = Region::new(ALLOCATOR);
         for _ in 0..order.trim().parse()? {
             number += 1;
             let question = format!("{QUESTION} {number}");
@@ -86,7 +94,9 @@ async fn answer(mut somebody: impl Ask) -> Result<(), Failure> {
                 return Err(format!("asked {question:?}, heard {answer:?}").into());
             }
         }
-        println!("{}", serde_json::json!(micros));
+        let asked = region.change();
+        let allocations = asked.allocations + asked.reallocations;
+        println!("{}", serde_json::json!({ "micros": micros, "allocations": allocations }));
         std::io::stdout().flush()?;
     }
     Ok(())

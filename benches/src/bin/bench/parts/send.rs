@@ -25,7 +25,7 @@ pub fn rows(places: &Places, size: Size) -> Result<Vec<Row>, Failure> {
     drop(Archive::open(&archive)?);
     // The outliers of few rounds are chance.
     let (processes, batches, quantiles) = match size {
-        Size::Full => (1_000, 100, &QUANTILES[..]),
+        Size::Full => (10_000, 100, &QUANTILES[..]),
         Size::Short => (60, 10, &QUANTILES[..1]),
     };
     let mut rows = of_its_own(places, &home, &archive, processes, quantiles)?;
@@ -118,6 +118,11 @@ fn warm(
     }
     if let Some(row) = rows.last_mut() {
         row.note = Some(format!("{} sends each", batches * BATCH));
+    }
+    if quantiles.len() > 1 {
+        let row =
+            Row::new("send", "over a warm connection, allocations", command, own.allocations(), "times");
+        rows.push(row.beside(FLOOR, floor.allocations()).note("each send; SQLite's own apart"));
     }
     Ok(rows)
 }
