@@ -232,9 +232,8 @@ async fn admit(
         Ok(entry) => entry,
         Err(refusal) => {
             shared.metrics.refused(&refusal.error);
-            let fine = refusal.error.details.as_ref().and_then(|details| details.get("code")?.as_str());
-            let code = fine.unwrap_or(&refusal.error.code);
-            tracing::info!(ip = %ip, device, code, "a client was turned away");
+            let code = refusal.error.detail("code").unwrap_or(&refusal.error.code);
+            tracing::info!(%ip, device, code, "a client was turned away");
             // No lock is held: whoever has the right credential is not kept waiting by others' guesses.
             if !refusal.delay.is_zero() {
                 sleep(refusal.delay).await;

@@ -104,7 +104,7 @@ impl Metrics {
 
     /// A refusal: counted if a rule of the policy is why. Gives the rule.
     pub(crate) fn refused(&self, error: &ErrorShape) -> Option<&'static str> {
-        let rule = error.details.as_ref()?.get("rule")?.as_str()?;
+        let rule = error.detail("rule")?;
         let index = Rule::ALL.iter().position(|known| known.name() == rule)?;
         count(&self.denied[index]);
         Some(Rule::ALL[index].name())

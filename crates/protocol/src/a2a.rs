@@ -79,7 +79,7 @@ impl RpcError {
 /// What a gateway's own refusal is to an A2A client.
 impl From<ErrorShape> for RpcError {
     fn from(error: ErrorShape) -> Self {
-        let detail = |name: &str| error.details.as_ref()?.get(name)?.as_str().map(str::to_owned);
+        let detail = |name: &str| error.detail(name).map(str::to_owned);
         let reason = detail("code").or_else(|| detail("reason")).unwrap_or_else(|| error.code.clone());
         let mut metadata = serde_json::Map::new();
         for (name, value) in

@@ -149,6 +149,12 @@ impl ErrorShape {
         self
     }
 
+    /// One of its facts, if it is a text.
+    #[must_use]
+    pub fn detail(&self, name: &str) -> Option<&str> {
+        self.details.as_ref()?.get(name)?.as_str()
+    }
+
     /// What the error means.
     #[must_use]
     pub fn fault(&self) -> Fault {

@@ -109,10 +109,7 @@ pub(super) fn apply(
                 event(db, seq, at, State::Accepted.name(), None)?;
             }
             finished(db, seq, at, *state, (reply.as_deref(), error.as_deref()), accepted_at)?;
-            match reply {
-                Some(reply) => index(db, seq, &text, Some(reply)),
-                None => Ok(()),
-            }
+            reply.as_deref().map_or(Ok(()), |reply| index(db, seq, &text, Some(reply)))
         }
     }
 }

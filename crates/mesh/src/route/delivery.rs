@@ -255,6 +255,13 @@ mod tests {
         (folder, archive, message)
     }
 
+    /// It has just left.
+    async fn sent<'a>(archive: &'a Archive, message: &Outgoing) -> Delivery<'a> {
+        let mut delivery = Delivery::new(archive, message, State::Sending, Receipt::default());
+        delivery.sending(ID, None).await.unwrap();
+        delivery
+    }
+
     async fn found(archive: &Archive) -> (Stored, Vec<Event>) {
         archive.settle().await.unwrap();
         (archive.find(ID).await.unwrap().unwrap(), archive.events(ID).await.unwrap())
@@ -267,8 +274,7 @@ mod tests {
     #[tokio::test]
     async fn a_quick_end_is_one_note_with_the_time_of_the_acceptance() {
         let (_folder, archive, message) = under_way().await;
-        let mut delivery = Delivery::new(&archive, &message, State::Sending, Receipt::default());
-        delivery.sending(ID, None).await.unwrap();
+        let mut delivery = sent(&archive, &message).await;
         delivery.just_accepted();
         delivery.until_over(ready(())).await;
         assert_eq!(steps(&found(&archive).await.1), ["sending"]);
@@ -284,15 +290,13 @@ mod tests {
     #[tokio::test]
     async fn an_acceptance_is_noted_whoever_stops_waiting_and_while_the_end_takes_its_time() {
         let (_folder, archive, message) = under_way().await;
-        let mut delivery = Delivery::new(&archive, &message, State::Sending, Receipt::default());
-        delivery.sending(ID, None).await.unwrap();
+        let mut delivery = sent(&archive, &message).await;
         delivery.just_accepted();
         assert!(timeout(10 * COMPANY, delivery.until_over(pending::<()>())).await.is_err());
         assert_eq!(found(&archive).await.0.record.state, State::Accepted);
 
         let (_folder, archive, message) = under_way().await;
-        let mut delivery = Delivery::new(&archive, &message, State::Sending, Receipt::default());
-        delivery.sending(ID, None).await.unwrap();
+        let mut delivery = sent(&archive, &message).await;
         delivery.just_accepted();
         drop(delivery);
         let (kept, events) = found(&archive).await;
@@ -302,8 +306,7 @@ mod tests {
     #[tokio::test]
     async fn a_confirmation_counts_for_its_own_attempt() {
         let (_folder, archive, message) = under_way().await;
-        let mut delivery = Delivery::new(&archive, &message, State::Sending, Receipt::default());
-        delivery.sending(ID, None).await.unwrap();
+        let mut delivery = sent(&archive, &message).await;
         delivery.accepted();
         let confirmed = delivery.receipt.accepted_at;
         delivery.sending(ID, None).await.unwrap();

@@ -340,14 +340,20 @@ async fn a_worker_that_lost_its_lease_sends_nothing() {
     assert_eq!(team.stored(&id).await.record.state, State::Queued);
 }
 
-#[tokio::test]
-async fn a_reply_that_takes_long_is_fetched_later_and_holds_nobody_up() {
+/// Us, and a Bob whose agent answers when the gate is open.
+async fn slow_bob() -> (Team, FakeGateway, Gate) {
     let gate = Gate::new();
     let held = gate.clone();
     let bob = Script::new().reply(move |turn| Reply::text(format!("re: {}", turn.message)).when(&held));
     let bob = FakeGateway::start(bob).await;
     let team = Team::new([("Bob", bob.url())]);
     team.token_for("bob", TOKEN);
+    (team, bob, gate)
+}
+
+#[tokio::test]
+async fn a_reply_that_takes_long_is_fetched_later_and_holds_nobody_up() {
+    let (team, bob, gate) = slow_bob().await;
     let request = message("slow", Duration::from_millis(300));
     let sent = send_or_keep(&team.mesh, team.agent("bob"), &request, HOUR, &mut Unobserved).await.unwrap();
     assert_eq!(sent.record.state, State::Accepted, "{sent:?}");
@@ -364,12 +370,7 @@ async fn a_reply_that_takes_long_is_fetched_later_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn that_it_was_taken_is_kept_of_a_message_that_nobody_waits_for() {
-    let gate = Gate::new();
-    let held = gate.clone();
-    let bob = Script::new().reply(move |turn| Reply::text(format!("re: {}", turn.message)).when(&held));
-    let bob = FakeGateway::start(bob).await;
-    let team = Team::new([("Bob", bob.url())]);
-    team.token_for("bob", TOKEN);
+    let (team, _bob, gate) = slow_bob().await;
     let request = SendRequest { wait: false, ..message("later", SOON) };
     let sent = send_or_keep(&team.mesh, team.agent("bob"), &request, HOUR, &mut Unobserved).await.unwrap();
     assert_eq!(sent.record.state, State::Accepted, "{sent:?}");
