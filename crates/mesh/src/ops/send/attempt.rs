@@ -1,7 +1,7 @@
 //! One message, sent as often as it takes, and looked for where it may have left.
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::error::{MeshError, chain};
 use crate::mesh::Mesh;
@@ -12,6 +12,10 @@ use crate::record::State;
 use crate::registry::Via;
 use crate::route::look::Attempt;
 use crate::route::{self, Delivery, Outgoing, Setback};
+
+/// So close to its deadline a message is not sent again: without time for an answer, one that certainly did not arrive would
+/// become one that may have.
+const TOO_SHORT: Duration = Duration::from_millis(250);
 
 /// Sees a message through to its end: sends it, or looks what became of `before`, the attempt that may have left. What
 /// was turned away for now is sent again, as long as the deadline allows.
@@ -45,7 +49,7 @@ pub(in crate::ops) async fn see_through(
         // A gateway that restarts ends this connection soon, and what is lost with it might have arrived.
         line.lose();
         let wake = Instant::now() + pause + route::gateway::jittered(pause) / 2;
-        if wake >= message.deadline {
+        if wake + TOO_SHORT >= message.deadline {
             delivery.finished(State::Failed);
             return Err(error);
         }
