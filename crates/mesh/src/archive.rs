@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -148,7 +148,7 @@ impl Archive {
     /// dropped by whoever does not care when. Writes are committed in the order they were queued.
     fn write(
         &self,
-        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         self.write_to(Survives::Machine, job)
     }
@@ -157,7 +157,7 @@ impl Archive {
     fn write_to(
         &self,
         survives: Survives,
-        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         let (done, committed) = oneshot::channel();
         self.desk.queue(&self.orders, Order::Write(Write { job: Box::new(job), done, survives }));
@@ -169,7 +169,7 @@ impl Archive {
         &self,
         carrier: &Carrier,
         survives: Survives,
-        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
         let (done, committed) = oneshot::channel();
         if let Some(order) = carrier.try_commit(Write { job: Box::new(job), done, survives }) {
@@ -186,7 +186,7 @@ impl Archive {
     /// A write that has something to tell. It is on the disk when this returns.
     async fn ask<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+        job: impl FnMut(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         self.ask_to(Survives::Machine, job).await
     }
@@ -195,7 +195,7 @@ impl Archive {
     async fn ask_to<T: Send + 'static>(
         &self,
         survives: Survives,
-        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+        job: impl FnMut(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let (job, told) = telling(job);
         answer(self.write_to(survives, job), told).await
@@ -204,7 +204,7 @@ impl Archive {
     /// The same as [`Archive::ask`], written as [`Archive::write_here`] does.
     async fn ask_here<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+        job: impl FnMut(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let (job, told) = telling(job);
         answer(self.write_here(&self.carrier(), Survives::Machine, job), told).await
@@ -239,23 +239,27 @@ impl Archive {
     }
 }
 
+/// Where a job that may be run again puts what it tells.
+type Told<T> = Arc<Mutex<Option<T>>>;
+
 /// A job as a write, and what it tells.
 fn telling<T: Send + 'static>(
-    job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
-) -> (impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static, oneshot::Receiver<T>) {
-    let (tell, told) = oneshot::channel();
+    mut job: impl FnMut(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+) -> (impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static, Told<T>) {
+    let told = Told::default();
+    let tell = Arc::clone(&told);
     let write = move |db: &Connection| {
-        // Whoever asked may not care any more.
-        let _ = tell.send(job(db)?);
+        let result = job(db)?;
+        *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         Ok(())
     };
     (write, told)
 }
 
 /// What a job told, once it is committed.
-async fn answer<T>(committed: Committed, mut told: oneshot::Receiver<T>) -> Result<T, ArchiveError> {
+async fn answer<T>(committed: Committed, told: Told<T>) -> Result<T, ArchiveError> {
     committed.await?;
-    told.try_recv().map_err(|_| ArchiveError::Closed)
+    told.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(ArchiveError::Closed)
 }
 
 /// A file that SQLite keeps beside the archive.

@@ -59,7 +59,7 @@ impl Archive {
             let seq = insert_received(db, &mut message, &Run { sender, ..Run::default() })?;
             let sql = "INSERT INTO held (id, message, document) VALUES (?1, ?2, ?3)";
             db.execute(sql, params![id, seq, document])?;
-            Ok(message.id)
+            Ok(message.id.clone())
         })
         .await
     }
@@ -92,7 +92,7 @@ impl Archive {
             let at = now();
             let taken = "DELETE FROM held WHERE id = ?1 RETURNING message, document";
             let (seq, document): (i64, String) =
-                db.query_row(taken, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                db.query_row(taken, [&id], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let over = (state == State::Failed).then_some(at);
             let run = why.is_none().then_some(document);
             let sql = "UPDATE messages SET state = ?2, finished_at = ?3, error = ?4, run = ?5 WHERE seq = ?1";

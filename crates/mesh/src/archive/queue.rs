@@ -117,7 +117,7 @@ impl Archive {
 
     async fn claim(
         &self,
-        pick: impl FnOnce(&Connection) -> Result<Option<i64>, rusqlite::Error> + Send + 'static,
+        mut pick: impl FnMut(&Connection) -> Result<Option<i64>, rusqlite::Error> + Send + 'static,
     ) -> Result<Option<Claim>, ArchiveError> {
         let owner = Uuid::now_v7().to_string();
         let lease_owner = owner.clone();

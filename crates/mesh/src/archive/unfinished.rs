@@ -35,12 +35,11 @@ impl Archive {
         document: String,
         begins: bool,
     ) -> Result<String, ArchiveError> {
-        let sender = sender.to_owned();
+        let run = Run { sender: sender.to_owned(), document: Some(document), began_at: begins.then(now) };
         // What the machine's crash takes from us its sender looks for, and has still.
         self.ask_to(Survives::Process, move |db| {
-            let run = Run { sender, document: Some(document), began_at: begins.then(now) };
             insert_received(db, &mut message, &run)?;
-            Ok(message.id)
+            Ok(message.id.clone())
         })
         .await
     }

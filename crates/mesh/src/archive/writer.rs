@@ -31,7 +31,8 @@ const WORTH_COPYING: i64 = 100;
 /// from 1,000 on SQLite copies it as a part of a commit.
 const LOOK_EVERY: usize = 20;
 
-pub(super) type Job = Box<dyn FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send>;
+/// A job that may be run again: what it did is taken back where another one of its batch fails.
+pub(super) type Job = Box<dyn FnMut(&Connection) -> Result<(), rusqlite::Error> + Send>;
 
 /// Which crash a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,24 +199,56 @@ impl Writer {
     }
 
     /// Runs the writes in the transaction that was begun, commits it, and tells whoever asked.
-    fn finish(&self, batch: Vec<Write>) {
+    fn finish(&self, mut batch: Vec<Write>) {
         let undo = Undo(&self.connection);
-        let is_alone = batch.len() == 1;
-        let run = |write: Write| {
-            let own = match is_alone {
-                true => (write.job)(&self.connection),
-                false => in_savepoint(&self.connection, write.job),
-            };
-            (write.done, own)
+        let results = self.run(&mut batch);
+        let ended = match results.iter().find_map(|own| own.as_ref().err()) {
+            // As where the disk is full: SQLite takes back all of it, and the others are told why.
+            Some(why) if self.connection.is_autocommit() => Err(copy(why)),
+            _ if results.iter().any(Result::is_ok) => run_cached(&self.connection, "COMMIT"),
+            _ => Ok(()),
         };
-        let waiting: Vec<_> = batch.into_iter().map(run).collect();
-        // One that is alone and fails has no savepoint to go back to.
-        let end = if waiting.iter().any(|(_, own)| own.is_ok()) { "COMMIT" } else { "ROLLBACK" };
-        let ended = run_cached(&self.connection, end);
         drop(undo);
-        for (done, own) in waiting {
-            self.tell(done, own.and_then(|()| ended.as_ref().map_err(copy).copied()));
+        for (write, own) in batch.into_iter().zip(results) {
+            self.tell(write.done, own.and_then(|()| ended.as_ref().map_err(copy).copied()));
         }
+    }
+
+    /// Runs each write; one that fails leaves nothing behind, and takes none with it.
+    ///
+    /// At first without a savepoint each: the full-text index writes down what it has collected at each savepoint, which
+    /// makes the writes of a large batch dearer by half.
+    fn run(&self, batch: &mut [Write]) -> Vec<Result<(), rusqlite::Error>> {
+        let mut results = Vec::with_capacity(batch.len());
+        for write in batch.iter_mut() {
+            let before = self.connection.total_changes();
+            let own = (write.job)(&self.connection);
+            let left_something = self.connection.total_changes() != before || self.connection.is_autocommit();
+            if own.is_err() && left_something {
+                return self.run_apart(batch);
+            }
+            results.push(own);
+        }
+        results
+    }
+
+    /// Takes all of it back and runs each write again, so that it can be taken back alone.
+    fn run_apart(&self, batch: &mut [Write]) -> Vec<Result<(), rusqlite::Error>> {
+        drop(Undo(&self.connection));
+        let mut ended = run_cached(&self.connection, "BEGIN IMMEDIATE").err();
+        let run = |write: &mut Write| {
+            if let Some(why) = &ended {
+                return Err(copy(why));
+            }
+            let own = in_savepoint(&self.connection, &mut write.job);
+            if let Err(why) = &own
+                && self.connection.is_autocommit()
+            {
+                ended = Some(copy(why));
+            }
+            own
+        };
+        batch.iter_mut().map(run).collect()
     }
 
     fn tell(&self, done: Done, result: Result<(), rusqlite::Error>) {
@@ -313,9 +346,12 @@ fn checkpoint(connection: &Connection, how: &str) -> Result<(i64, i64), rusqlite
     connection.prepare_cached(&sql)?.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
 }
 
-fn in_savepoint(connection: &Connection, job: Job) -> Result<(), rusqlite::Error> {
+fn in_savepoint(connection: &Connection, job: &mut Job) -> Result<(), rusqlite::Error> {
     run_cached(connection, "SAVEPOINT one")?;
     let result = job(connection);
+    if connection.is_autocommit() {
+        return result;
+    }
     if result.is_err() {
         run_cached(connection, "ROLLBACK TO one")?;
     }
@@ -426,6 +462,47 @@ mod tests {
         assert_eq!(after_batch(&[(1, false)]), (vec![1], vec![true]));
         assert_eq!(after_batch(&[(1, true), (2, false), (3, true)]), (vec![2], vec![false, true, false]));
         assert_eq!(after_batch(&[(1, true), (2, true)]), (vec![], vec![false, false]));
+    }
+
+    type Fails = fn(&Connection) -> Result<(), rusqlite::Error>;
+
+    /// How often a write was run that has one beside it that fails, what is kept, and what each was told.
+    fn beside(fails: Fails) -> (usize, Vec<i64>, Vec<bool>) {
+        let mut writer = writer();
+        writer.connection.execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&runs);
+        let counted = move |db: &Connection| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            db.execute("INSERT INTO t VALUES (0)", []).map(drop)
+        };
+        let jobs: [Job; 3] = [Box::new(counted), Box::new(fails), insert(1, false, Survives::Process).0.job];
+        let (batch, told): (_, Vec<_>) = jobs
+            .map(|job| {
+                let (done, told) = oneshot::channel();
+                (Write { job, survives: Survives::Process, done }, told)
+            })
+            .into_iter()
+            .unzip();
+        writer.commit(batch);
+        assert!(writer.connection.is_autocommit());
+        let told = told.into_iter().map(|mut told| told.try_recv().unwrap().is_ok());
+        (runs.load(Ordering::Relaxed), kept(&writer.connection), told.collect())
+    }
+
+    #[test]
+    fn a_batch_is_run_again_only_where_one_that_failed_had_written() {
+        let others = [true, false, true].to_vec();
+        assert_eq!(beside(|_| Err(rusqlite::Error::QueryReturnedNoRows)), (1, vec![0, 1], others.clone()));
+        let half: Fails = |db| db.execute_batch("INSERT INTO t VALUES (2); INSERT INTO nowhere VALUES (3)");
+        assert_eq!(beside(half), (2, vec![0, 1], others));
+    }
+
+    #[test]
+    fn where_sqlite_itself_takes_a_batch_back_nobody_is_told_that_he_is_kept() {
+        let full: Fails =
+            |db| db.execute_batch("INSERT INTO t VALUES (2); ROLLBACK; INSERT INTO nowhere VALUES (3)");
+        assert_eq!(beside(full), (2, vec![], [false; 3].to_vec()));
     }
 
     #[test]
