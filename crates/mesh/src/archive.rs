@@ -164,7 +164,7 @@ impl Archive {
         Committed(committed)
     }
 
-    /// The same, for a message over a connection that stands: done when this returns, where it is the only one.
+    /// The same, for a message that somebody is in a hurry with: done when this returns, where it is the only one.
     fn write_here(
         &self,
         carrier: &Carrier,
@@ -201,13 +201,14 @@ impl Archive {
         answer(self.write_to(survives, job), told).await
     }
 
-    /// The same as [`Archive::ask`], written as [`Archive::write_here`] does.
+    /// The same, written as [`Archive::write_here`] does.
     async fn ask_here<T: Send + 'static>(
         &self,
+        survives: Survives,
         job: impl FnMut(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let (job, told) = telling(job);
-        answer(self.write_here(&self.carrier(), Survives::Machine, job), told).await
+        answer(self.write_here(&self.carrier(), survives, job), told).await
     }
 
     /// Completes when all that was queued before is committed.
@@ -496,6 +497,18 @@ mod tests {
             write.unwrap();
         }
         assert_eq!(archive.list(Filter::default()).await.unwrap().len(), 1000);
+    }
+
+    /// Two of its defaults come from .cargo/config.toml.
+    #[test]
+    fn sqlite_is_built_as_it_should_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive.db");
+        private_file::create(&path, b"").unwrap();
+        let connection = set_up(&path).unwrap();
+        let pragma =
+            |name: &str| -> i64 { connection.pragma_query_value(None, name, |row| row.get(0)).unwrap() };
+        assert_eq!((pragma("cache_size"), pragma("wal_autocheckpoint")), (-512, 2000));
     }
 
     /// Two commands in a fresh home at one moment: one of them was told that the archive is locked.

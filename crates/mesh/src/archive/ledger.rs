@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::row::{insert, insert_leaving, now, survives};
-use super::{Archive, ArchiveError, NewMessage};
+use super::{Archive, ArchiveError, NewMessage, Survives};
 use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
 
 /// What a message is measured by.
@@ -108,8 +108,10 @@ impl Archive {
         allowance: Allowance,
         leaving: Leaving,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        self.ask_here(move |db| enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving)))
-            .await
+        self.ask_here(Survives::Machine, move |db| {
+            enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving))
+        })
+        .await
     }
 
     /// How much this kind of speaker said since the last reset.

@@ -1,9 +1,12 @@
 //! Which messages, and in which order.
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
-use rusqlite::{params_from_iter, types::Value};
+use rusqlite::{Connection, params_from_iter, types::Value};
 
 use super::row::{COLUMNS, stored};
+use super::unfinished::UNFINISHED;
 use super::{Archive, ArchiveError, Stored, search};
 use crate::record::State;
 
@@ -41,11 +44,15 @@ impl Archive {
     /// When the archive cannot be read.
     pub async fn list(&self, filter: Filter) -> Result<Vec<Stored>, ArchiveError> {
         self.read(move |db| {
-            let (sql, values) = select(&filter);
-            let mut rows = db
-                .prepare(&sql)?
-                .query_map(params_from_iter(values), stored)?
-                .collect::<Result<Vec<_>, _>>()?;
+            // First: one that ends meanwhile is found twice, not never.
+            let fresh = not_indexed(db, &filter)?;
+            let mut rows = newest(db, select(&filter, None))?;
+            if !fresh.is_empty() {
+                rows.extend(newest(db, select(&filter, Some(&fresh)))?);
+                rows.sort_by_key(|row| Reverse(row.seq()));
+                rows.dedup_by_key(|row| row.seq());
+                rows.truncate(filter.limit.map_or(usize::MAX, |limit| limit as usize));
+            }
             rows.reverse();
             Ok(rows)
         })
@@ -53,9 +60,27 @@ impl Archive {
     }
 }
 
-/// The query of a filter, newest first.
-fn select(filter: &Filter) -> (String, Vec<Value>) {
-    let mut wheres = Vec::new();
+fn newest(db: &Connection, (sql, values): (String, Vec<Value>)) -> Result<Vec<Stored>, rusqlite::Error> {
+    db.prepare(&sql)?.query_map(params_from_iter(values), stored)?.collect()
+}
+
+/// The runs that have the words that are looked for, and are not over: the index does not know them yet.
+fn not_indexed(db: &Connection, filter: &Filter) -> Result<Vec<i64>, rusqlite::Error> {
+    let Some(words) = &filter.search else { return Ok(Vec::new()) };
+    let sql = format!("SELECT seq, text {UNFINISHED}");
+    let mut texts = db.prepare(&sql)?;
+    let texts = texts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let texts: Vec<(i64, String)> = texts.collect::<Result<_, _>>()?;
+    if texts.is_empty() { Ok(Vec::new()) } else { search::fitting(&texts, &search::query(words)) }
+}
+
+/// The query of a filter, newest first. The words may have been looked for already, in what is `fresh`.
+fn select(filter: &Filter, fresh: Option<&[i64]>) -> (String, Vec<Value>) {
+    let among = |seqs: &[i64]| {
+        let seqs: Vec<_> = seqs.iter().map(i64::to_string).collect();
+        format!("seq IN ({})", seqs.join(", "))
+    };
+    let mut wheres: Vec<_> = fresh.map(among).into_iter().collect();
     let mut values: Vec<Value> = Vec::new();
     let mut add = |clause: &str, value: Value| {
         values.push(value);
@@ -68,7 +93,7 @@ fn select(filter: &Filter) -> (String, Vec<Value>) {
         && filter.thread.is_none()
         && filter.changed_since.is_none();
     let (mut from, mut order) = ("messages", "seq");
-    if let Some(words) = &filter.search {
+    if let (Some(words), None) = (&filter.search, fresh) {
         let query = search::query(words).into();
         if by_words {
             (from, order) = ("search CROSS JOIN messages ON seq = search.rowid", "search.rowid");

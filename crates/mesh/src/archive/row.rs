@@ -394,7 +394,10 @@ fn insert_as(db: &Connection, message: &NewMessage, birth: &Birth<'_>) -> Result
         leaving.map(|_| at),
     ])?;
     let seq = db.last_insert_rowid();
-    index(db, seq, &message.text, None)?;
+    // A run's words are indexed at its end, together with the reply's.
+    if run.is_none_or(|run| run.document.is_none()) {
+        index(db, seq, &message.text, None)?;
+    }
     event(db, seq, at, message.state.name(), None)?;
     Ok(seq)
 }

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use rusqlite::{Connection, params};
+
 /// A text for the index.
 pub(super) fn words(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
@@ -31,6 +33,18 @@ pub(super) fn query(text: &str) -> String {
         format!("\"{}\"{open_end}", phrase.trim())
     });
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// Which of these texts a query fits, as it would in the index.
+pub(super) fn fitting(texts: &[(i64, String)], query: &str) -> Result<Vec<i64>, rusqlite::Error> {
+    let index = Connection::open_in_memory()?;
+    index.execute_batch("CREATE VIRTUAL TABLE search USING fts5 (words, content = '')")?;
+    let mut insert = index.prepare("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
+    for (seq, text) in texts {
+        insert.execute(params![seq, words(text)])?;
+    }
+    let mut fit = index.prepare("SELECT rowid FROM search WHERE search MATCH ?1")?;
+    fit.query_map([query], |row| row.get(0))?.collect()
 }
 
 /// Han, kana, hangul, and what else is written without spaces.

@@ -80,15 +80,14 @@ pub(super) fn apply(
     at: i64,
     step: &Step,
 ) -> Result<(), rusqlite::Error> {
-    // Its text only where the index gets the reply beside it.
-    let find = match step {
-        Step::Finished { reply: Some(_), .. } => {
-            "SELECT seq, text FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)"
-        }
-        _ => "SELECT seq, '' FROM messages WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)",
-    };
-    let (seq, text): (i64, String) =
-        db.prepare_cached(find)?.query_row(params![id, lease], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    // Its text only where the index gets it: beside the reply, or for the first time.
+    let has_reply = matches!(step, Step::Finished { reply: Some(_), .. });
+    let is_end = matches!(step, Step::Finished { .. });
+    let find = "SELECT seq, iif(?3 OR (?4 AND run IS NOT NULL), text, NULL) FROM messages
+        WHERE id = ?1 AND (?2 IS NULL OR lease_owner = ?2)";
+    let (seq, text): (i64, Option<String>) = db
+        .prepare_cached(find)?
+        .query_row(params![id, lease, has_reply, is_end], |row| Ok((row.get(0)?, row.get(1)?)))?;
     match step {
         Step::Reached { boot_id } => {
             let sql =
@@ -109,7 +108,7 @@ pub(super) fn apply(
                 event(db, seq, at, State::Accepted.name(), None)?;
             }
             finished(db, seq, at, *state, (reply.as_deref(), error.as_deref()), accepted_at)?;
-            reply.as_deref().map_or(Ok(()), |reply| index(db, seq, &text, Some(reply)))
+            text.map_or(Ok(()), |text| index(db, seq, &text, reply.as_deref()))
         }
     }
 }

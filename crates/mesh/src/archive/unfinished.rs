@@ -10,6 +10,10 @@ use super::{Archive, ArchiveError, Stored, Survives};
 pub(super) const BEGAN: &str =
     "coalesce(error, '') != 'stopped before it began' AND (run IS NULL OR began_at IS NOT NULL)";
 
+/// In SQL: where the runs that are not over stand.
+pub(super) const UNFINISHED: &str = "FROM messages INDEXED BY messages_by_state
+    WHERE state = 'accepted' AND direction = 'in' AND run IS NOT NULL";
+
 /// A run that is not over.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -37,7 +41,7 @@ impl Archive {
     ) -> Result<String, ArchiveError> {
         let run = Run { sender: sender.to_owned(), document: Some(document), began_at: begins.then(now) };
         // What the machine's crash takes from us its sender looks for, and has still.
-        self.ask_to(Survives::Process, move |db| {
+        self.ask_here(Survives::Process, move |db| {
             insert_received(db, &mut message, &run)?;
             Ok(message.id.clone())
         })
@@ -63,10 +67,7 @@ impl Archive {
     /// When the archive cannot be read.
     pub async fn unfinished(&self) -> Result<Vec<Unfinished>, ArchiveError> {
         self.read(|db| {
-            let sql = format!(
-                "SELECT {COLUMNS}, run, began_at FROM messages INDEXED BY messages_by_state
-                    WHERE state = 'accepted' AND direction = 'in' AND run IS NOT NULL ORDER BY seq"
-            );
+            let sql = format!("SELECT {COLUMNS}, run, began_at {UNFINISHED} ORDER BY seq");
             let mut statement = db.prepare(&sql)?;
             let rows = statement.query_map([], |row| {
                 let began_at = row.get::<_, Option<i64>>("began_at")?.map(timestamp);
@@ -75,5 +76,47 @@ impl Archive {
             rows.collect()
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::archive::tests::{archive, message};
+    use crate::archive::{Archive, Decision, Direction, Filter, NewMessage, Step};
+    use crate::record::State;
+
+    fn received(id: &str, text: &str) -> NewMessage {
+        NewMessage { direction: Direction::In, state: State::Accepted, ..message(id, "bob", text) }
+    }
+
+    async fn find(archive: &Archive, words: &str, limit: Option<u32>) -> Vec<String> {
+        let filter = Filter { search: Some(words.into()), limit, ..Filter::default() };
+        archive.list(filter).await.unwrap().into_iter().map(|row| row.record.id).collect()
+    }
+
+    #[tokio::test]
+    async fn a_run_is_found_by_its_words_before_it_is_over_and_after() {
+        let (_folder, archive) = archive();
+        archive.begin(message("id-1", "carol", "the deployment")).await.unwrap();
+        for (id, text) in
+            [("id-2", "请看构建结果 of the deployment"), ("id-3", "nothing"), ("id-4", "DEPLOY")]
+        {
+            archive.accept_run(received(id, text), "bob", "document".into(), true).await.unwrap();
+        }
+        archive.hold("h".into(), received("id-5", "hold the deployment"), "document".into()).await.unwrap();
+        let all = ["id-1", "id-2", "id-4", "id-5"];
+        assert_eq!(find(&archive, "deploy", None).await, all);
+        assert_eq!(find(&archive, "deploy", Some(2)).await, ["id-4", "id-5"]);
+        assert_eq!(find(&archive, "构建 deployment", None).await, ["id-2"]);
+        archive.decide("h".into(), Decision::Approved).await.unwrap();
+        assert_eq!(find(&archive, "deploy", None).await, all, "each once");
+        let replied = Step::finished(State::Replied, Some("done, the other way".into()), None);
+        archive.note(None, "id-2", replied).await.unwrap();
+        for id in ["id-4", "id-5"] {
+            archive.note(None, id, Step::finished(State::Failed, None, Some("no".into()))).await.unwrap();
+        }
+        assert!(archive.unfinished().await.unwrap().iter().all(|run| run.stored.record.id == "id-3"));
+        assert_eq!(find(&archive, "deploy", None).await, all);
+        assert_eq!(find(&archive, "构建 way", None).await, ["id-2"]);
     }
 }

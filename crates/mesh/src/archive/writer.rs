@@ -1,5 +1,6 @@
 //! The one thread that writes: what queued up meanwhile in one commit, and the WAL copied while nothing is to be written.
-//! Only a message that leaves over a connection that stands, with no other one beside it, is written by who carries it.
+//! Only a message that leaves over a connection that stands, or comes to a gateway, with no other one beside it, is written
+//! by who carries it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +29,7 @@ const COMPANY: Duration = Duration::from_millis(2);
 const WORTH_COPYING: i64 = 100;
 
 /// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 20 pages, and
-/// from 1,000 on SQLite copies it as a part of a commit.
+/// from 2,000 on SQLite copies it as a part of a commit.
 const LOOK_EVERY: usize = 20;
 
 /// A job that may be run again: what it did is taken back where another one of its batch fails.
@@ -136,8 +137,8 @@ impl Carrier {
     /// it gives is to be queued.
     ///
     /// To hand a write over and to be woken takes 0.1 ms, a fifth of a quick send, and so does the connection's way from one
-    /// core's cache to another's: it is for messages that leave over a connection that stands, where more follow. The
-    /// price: while the disk is waited for, so is whatever else this thread does.
+    /// core's cache to another's: it is for messages that leave over a connection that stands, where more follow, and for those
+    /// that come to a gateway. The price: while the disk is waited for, so is whatever else this thread does.
     pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
         let desk = &self.0;
         let is_alone = desk.carried.load(Ordering::Acquire) == 1 && desk.queued.load(Ordering::Acquire) == 0;
