@@ -1,4 +1,8 @@
 //! What each process holds, every few seconds: resident memory, descriptors, threads; and whether that is flat.
+//!
+//! The ceiling is for all that is resident. What may not grow is a process's own, anonymous memory: pages of the binary and
+//! of libraries become resident as code is first used, the system takes them back when it needs them, and there are no more of
+//! them than the files have.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +13,7 @@ use tokio::time::Instant;
 
 /// No process may have more resident memory, however short the soak.
 const CEILING_KIB: u64 = 64 * 1024;
-/// What memory may have grown between the second quarter and the last one: so many times, and so much.
+/// What its own memory may have grown between the second quarter and the last one: so many times, and so much.
 const GROWTH: f64 = 1.1;
 const GROWTH_KIB: f64 = 2048.0;
 /// The slope of the second half may be so much: 1 MiB in 48 minutes.
@@ -19,7 +23,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(15 * 60);
 
 /// What must hold of a process's memory, in words.
 pub fn limits() -> String {
-    format!("at most {GROWTH} times + {GROWTH_KIB} KiB, and {SLOPE_KIB_PER_MINUTE} KiB a minute")
+    format!("of its own at most {GROWTH} times + {GROWTH_KIB} KiB, and {SLOPE_KIB_PER_MINUTE} KiB a minute")
 }
 
 /// One look at a process.
@@ -27,6 +31,7 @@ pub fn limits() -> String {
 pub struct Sample {
     at: Instant,
     rss_kib: u64,
+    own_kib: u64,
     descriptors: u64,
     threads: u64,
 }
@@ -55,7 +60,8 @@ pub struct Found {
     pub name: &'static str,
     pub lives: usize,
     pub rss_kib: [u64; 3],
-    /// Median of the second quarter and the last, and the slope of the second half, of a process that lived all along.
+    /// Of the own memory of a process that lived all along: the median of the second quarter and of the last, and the slope of
+    /// the second half.
     pub trend: Option<[f64; 3]>,
     pub descriptors: [u64; 3],
     pub threads: [u64; 3],
@@ -160,7 +166,7 @@ fn found(name: &'static str, lives: &[&Series], from: Instant, to: Instant) -> F
         && (last > second * GROWTH + GROWTH_KIB || slope > SLOPE_KIB_PER_MINUTE)
     {
         found.faults.push(format!(
-            "{name} grows: {second:.0} KiB in the second quarter, {last:.0} in the last; {slope:.1} KiB a minute in the second half, at \
+            "{name} grows: {second:.0} KiB of its own in the second quarter, {last:.0} in the last; {slope:.1} KiB a minute in the second half, at \
              most {SLOPE_KIB_PER_MINUTE}"
         ));
     }
@@ -171,7 +177,7 @@ fn found(name: &'static str, lives: &[&Series], from: Instant, to: Instant) -> F
 fn trend(samples: &[Sample]) -> Option<[f64; 3]> {
     let quarter = samples.len() / 4;
     let median = |part: &[Sample]| {
-        let mut sizes: Vec<u64> = part.iter().map(|sample| sample.rss_kib).collect();
+        let mut sizes: Vec<u64> = part.iter().map(|sample| sample.own_kib).collect();
         sizes.sort_unstable();
         sizes.get(sizes.len() / 2).map(|&size| size as f64)
     };
@@ -186,7 +192,7 @@ fn trend(samples: &[Sample]) -> Option<[f64; 3]> {
 fn slope(samples: &[Sample]) -> f64 {
     let between = |(a, b): (&Sample, &Sample)| {
         let minutes = b.at.duration_since(a.at).as_secs_f64() / 60.0;
-        (minutes > 0.0).then(|| (b.rss_kib as f64 - a.rss_kib as f64) / minutes)
+        (minutes > 0.0).then(|| (b.own_kib as f64 - a.own_kib as f64) / minutes)
     };
     let later = |(n, a)| samples[n + 1..].iter().map(move |b| (a, b));
     let mut slopes: Vec<f64> = samples.iter().enumerate().flat_map(later).filter_map(between).collect();
@@ -223,6 +229,7 @@ fn look(pid: u32) -> Option<Sample> {
     Some(Sample {
         at: Instant::now(),
         rss_kib: number("VmRSS:")?,
+        own_kib: number("RssAnon:")? + number("RssShmem:")?,
         descriptors: u64::try_from(descriptors).ok()?,
         threads: number("Threads:")?,
     })
@@ -233,17 +240,18 @@ mod tests {
     use super::*;
 
     /// An hour of samples, every ten seconds, of this size at each minute.
-    fn hour(size: impl Fn(f64) -> f64) -> (Vec<Sample>, Instant) {
+    fn hour(own: impl Fn(f64) -> f64) -> (Vec<Sample>, Instant) {
         let start = Instant::now();
         let samples = (0..360_u32).map(|n| {
-            let rss_kib = size(f64::from(n) / 6.0) as u64;
-            Sample { at: start + Duration::from_secs(10) * n, rss_kib, descriptors: 9, threads: 3 }
+            let own_kib = own(f64::from(n) / 6.0) as u64;
+            let at = start + Duration::from_secs(10) * n;
+            Sample { at, rss_kib: own_kib + 9000, own_kib, descriptors: 9, threads: 3 }
         });
         (samples.collect(), start)
     }
 
-    fn faults(size: impl Fn(f64) -> f64) -> usize {
-        let (samples, start) = hour(size);
+    fn faults(own: impl Fn(f64) -> f64) -> usize {
+        let (samples, start) = hour(own);
         let series = Series { name: "door", pid: 1, over: false, samples, warm: None };
         found("door", &[&series], start, start + Duration::from_secs(3600)).faults.len()
     }

@@ -68,7 +68,7 @@ fn memory(soak: &Soak, found: &Found) {
 
 fn table(found: &[Found]) {
     println!(
-        "| process | lives | resident KiB: first, most, last | second quarter, last quarter, KiB a minute | descriptors | \
+        "| process | lives | resident KiB: first, most, last | own KiB: second quarter, last quarter, a minute | descriptors | \
          threads |"
     );
     println!("|---|---|---|---|---|---|");
