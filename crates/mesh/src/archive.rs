@@ -164,13 +164,18 @@ impl Archive {
         Committed(committed)
     }
 
-    /// The same, for a message that somebody is in a hurry with: done when this returns, where it is the only one.
+    /// The same, for a message of so many bytes that somebody is in a hurry with: done when this returns, where it is the only
+    /// one, and small.
     fn write_here(
         &self,
         carrier: &Carrier,
+        bytes: usize,
         survives: Survives,
         job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
+        if bytes > writer::SMALL {
+            return self.write_to(survives, job);
+        }
         let (done, committed) = oneshot::channel();
         if let Some(order) = carrier.try_commit(Write { job: Box::new(job), done, survives }) {
             self.desk.queue(&self.orders, order);
@@ -204,11 +209,12 @@ impl Archive {
     /// The same, written as [`Archive::write_here`] does.
     async fn ask_here<T: Send + 'static>(
         &self,
+        bytes: usize,
         survives: Survives,
         job: impl FnMut(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let (job, told) = telling(job);
-        answer(self.write_here(&self.carrier(), survives, job), told).await
+        answer(self.write_here(&self.carrier(), bytes, survives, job), told).await
     }
 
     /// Completes when all that was queued before is committed.
@@ -499,7 +505,7 @@ mod tests {
         assert_eq!(archive.list(Filter::default()).await.unwrap().len(), 1000);
     }
 
-    /// Two of its defaults come from .cargo/config.toml.
+    /// Two of its defaults come from .cargo/config.toml, unless the environment has a LIBSQLITE3_FLAGS of its own.
     #[test]
     fn sqlite_is_built_as_it_should_be() {
         let folder = tempfile::tempdir().unwrap();

@@ -108,7 +108,7 @@ impl Archive {
         allowance: Allowance,
         leaving: Leaving,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        self.ask_here(Survives::Machine, move |db| {
+        self.ask_here(message.text.len(), Survives::Machine, move |db| {
             enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving))
         })
         .await

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params_from_iter, types::Value};
 
 use super::row::{COLUMNS, stored};
 use super::unfinished::UNFINISHED;
-use super::{Archive, ArchiveError, Stored, search};
+use super::{Archive, ArchiveError, Stored, schema, search};
 use crate::record::State;
 
 /// Which messages.
@@ -64,44 +64,31 @@ fn newest(db: &Connection, (sql, values): (String, Vec<Value>)) -> Result<Vec<St
     db.prepare(&sql)?.query_map(params_from_iter(values), stored)?.collect()
 }
 
-/// The runs that have the words that are looked for, and are not over: the index does not know them yet.
+/// The runs that have the words that are looked for, and are not over: the index may not know them yet.
 fn not_indexed(db: &Connection, filter: &Filter) -> Result<Vec<i64>, rusqlite::Error> {
     let Some(words) = &filter.search else { return Ok(Vec::new()) };
-    let sql = format!("SELECT seq, text {UNFINISHED}");
+    // An older file that cannot be written to was not migrated.
+    if schema::version(db)? < schema::HAS_RUNS {
+        return Ok(Vec::new());
+    }
+    let (wheres, values) = narrow(filter);
+    let mut sql = format!("SELECT seq, text {UNFINISHED}");
+    for clause in wheres {
+        sql = sql + " AND " + &clause;
+    }
     let mut texts = db.prepare(&sql)?;
-    let texts = texts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let texts: Vec<(i64, String)> = texts.collect::<Result<_, _>>()?;
-    if texts.is_empty() { Ok(Vec::new()) } else { search::fitting(&texts, &search::query(words)) }
+    let texts = texts.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    search::fitting(texts, &search::query(words))
 }
 
-/// The query of a filter, newest first. The words may have been looked for already, in what is `fresh`.
-fn select(filter: &Filter, fresh: Option<&[i64]>) -> (String, Vec<Value>) {
-    let among = |seqs: &[i64]| {
-        let seqs: Vec<_> = seqs.iter().map(i64::to_string).collect();
-        format!("seq IN ({})", seqs.join(", "))
-    };
-    let mut wheres: Vec<_> = fresh.map(among).into_iter().collect();
+/// All that is asked for but the words.
+fn narrow(filter: &Filter) -> (Vec<String>, Vec<Value>) {
+    let mut wheres = Vec::new();
     let mut values: Vec<Value> = Vec::new();
     let mut add = |clause: &str, value: Value| {
         values.push(value);
         wheres.push(clause.replace('?', &format!("?{}", values.len())));
     };
-    // The index gives its hits newest first: where hardly anything else is asked for, the first few are enough. With a
-    // filter that fits little, the same order would walk through all hits.
-    let by_words = filter.since.is_none()
-        && filter.state.is_none()
-        && filter.thread.is_none()
-        && filter.changed_since.is_none();
-    let (mut from, mut order) = ("messages", "seq");
-    if let (Some(words), None) = (&filter.search, fresh) {
-        let query = search::query(words).into();
-        if by_words {
-            (from, order) = ("search CROSS JOIN messages ON seq = search.rowid", "search.rowid");
-            add("search MATCH ?", query);
-        } else {
-            add("seq IN (SELECT rowid FROM search WHERE search MATCH ?)", query);
-        }
-    }
     if let Some(peer) = &filter.peer {
         add("peer = ?", peer.to_lowercase().into());
     }
@@ -116,6 +103,32 @@ fn select(filter: &Filter, fresh: Option<&[i64]>) -> (String, Vec<Value>) {
     }
     if let Some(event) = filter.changed_since {
         add("seq IN (SELECT message FROM events WHERE rowid > ?)", event.into());
+    }
+    (wheres, values)
+}
+
+/// The query of a filter, newest first. The words may have been looked for already, in what is `fresh`.
+fn select(filter: &Filter, fresh: Option<&[i64]>) -> (String, Vec<Value>) {
+    let (mut wheres, mut values) = narrow(filter);
+    // The index gives its hits newest first: where hardly anything else is asked for, the first few are enough. With a
+    // filter that fits little, the same order would walk through all hits.
+    let by_words = filter.since.is_none()
+        && filter.state.is_none()
+        && filter.thread.is_none()
+        && filter.changed_since.is_none();
+    let (mut from, mut order) = ("messages", "seq");
+    if let Some(seqs) = fresh {
+        let seqs: Vec<_> = seqs.iter().map(i64::to_string).collect();
+        wheres.push(format!("seq IN ({})", seqs.join(", ")));
+    } else if let Some(words) = &filter.search {
+        values.push(search::query(words).into());
+        let query = values.len();
+        if by_words {
+            (from, order) = ("search CROSS JOIN messages ON seq = search.rowid", "search.rowid");
+            wheres.push(format!("search MATCH ?{query}"));
+        } else {
+            wheres.push(format!("seq IN (SELECT rowid FROM search WHERE search MATCH ?{query})"));
+        }
     }
     let wheres = if wheres.is_empty() { "1".to_owned() } else { wheres.join(" AND ") };
     let limit = filter.limit.map_or(-1, i64::from);

@@ -178,7 +178,9 @@ impl Archive {
         step: Step,
     ) -> Committed {
         let (id, lease, at) = (id.to_owned(), lease.map(str::to_owned), now());
-        self.write_here(carrier, step.survives(), move |db| apply(db, &id, lease.as_deref(), at, &step))
+        self.write_here(carrier, step.bytes(), step.survives(), move |db| {
+            apply(db, &id, lease.as_deref(), at, &step)
+        })
     }
 
     /// Ends the lives of messages whose sending was given up in the middle, all in one write, and gives them as they are

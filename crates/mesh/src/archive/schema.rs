@@ -117,6 +117,9 @@ fn migrate_locked(connection: &Connection, path: &Path, known: i64) -> Result<()
     connection.pragma_update(None, "user_version", known).map_err(failed)
 }
 
-fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+/// The version since which a message may be a run that is not over.
+pub(super) const HAS_RUNS: i64 = 5;
+
+pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }

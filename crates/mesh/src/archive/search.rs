@@ -36,12 +36,21 @@ pub(super) fn query(text: &str) -> String {
 }
 
 /// Which of these texts a query fits, as it would in the index.
-pub(super) fn fitting(texts: &[(i64, String)], query: &str) -> Result<Vec<i64>, rusqlite::Error> {
+pub(super) fn fitting(
+    texts: impl Iterator<Item = Result<(i64, String), rusqlite::Error>>,
+    query: &str,
+) -> Result<Vec<i64>, rusqlite::Error> {
+    let mut texts = texts.peekable();
+    if texts.peek().is_none() {
+        return Ok(Vec::new());
+    }
     let index = Connection::open_in_memory()?;
-    index.execute_batch("CREATE VIRTUAL TABLE search USING fts5 (words, content = '')")?;
+    // In one transaction: it writes down what it has collected at the end of each.
+    index.execute_batch("BEGIN; CREATE VIRTUAL TABLE search USING fts5 (words, content = '')")?;
     let mut insert = index.prepare("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
-    for (seq, text) in texts {
-        insert.execute(params![seq, words(text)])?;
+    for text in texts {
+        let (seq, text) = text?;
+        insert.execute(params![seq, words(&text)])?;
     }
     let mut fit = index.prepare("SELECT rowid FROM search WHERE search MATCH ?1")?;
     fit.query_map([query], |row| row.get(0))?.collect()

@@ -55,6 +55,14 @@ impl Step {
         Self::Finished { state, reply, error, accepted_at: None }
     }
 
+    /// So much text it brings.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Finished { reply: Some(reply), .. } => reply.len(),
+            _ => 0,
+        }
+    }
+
     /// That a message leaves, or has come to an end that only we know of, must never be forgotten. What else a crash of
     /// the machine takes from us, the history of the peer's session gives back.
     pub(super) fn survives(&self) -> Survives {

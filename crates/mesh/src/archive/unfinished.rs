@@ -41,7 +41,7 @@ impl Archive {
     ) -> Result<String, ArchiveError> {
         let run = Run { sender: sender.to_owned(), document: Some(document), began_at: begins.then(now) };
         // What the machine's crash takes from us its sender looks for, and has still.
-        self.ask_here(Survives::Process, move |db| {
+        self.ask_here(message.header.len() + message.text.len(), Survives::Process, move |db| {
             insert_received(db, &mut message, &run)?;
             Ok(message.id.clone())
         })

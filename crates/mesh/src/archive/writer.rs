@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::{ArchiveError, BUSY, classify, connect};
@@ -28,7 +28,11 @@ const COMPANY: Duration = Duration::from_millis(2);
 /// database.
 const WORTH_COPYING: i64 = 100;
 
-/// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 20 pages, and
+/// Of so many bytes of text and less a message is small: to write it takes as long as to hand it over, and a larger one may
+/// fill the WAL by itself.
+pub(super) const SMALL: usize = 64 * 1024;
+
+/// After so many writes that it did not do the thread looks whether the WAL is worth copying: each adds up to 40 pages, and
 /// from 2,000 on SQLite copies it as a part of a commit.
 const LOOK_EVERY: usize = 20;
 
@@ -203,7 +207,8 @@ impl Writer {
     fn finish(&self, mut batch: Vec<Write>) {
         let undo = Undo(&self.connection);
         let results = self.run(&mut batch);
-        let ended = match results.iter().find_map(|own| own.as_ref().err()) {
+        // The last error is the one that ended the transaction, if one did.
+        let ended = match results.iter().rev().find_map(|own| own.as_ref().err()) {
             // As where the disk is full: SQLite takes back all of it, and the others are told why.
             Some(why) if self.connection.is_autocommit() => Err(copy(why)),
             _ if results.iter().any(Result::is_ok) => run_cached(&self.connection, "COMMIT"),
@@ -221,16 +226,27 @@ impl Writer {
     /// makes the writes of a large batch dearer by half.
     fn run(&self, batch: &mut [Write]) -> Vec<Result<(), rusqlite::Error>> {
         let mut results = Vec::with_capacity(batch.len());
+        let is_alone = batch.len() == 1;
         for write in batch.iter_mut() {
             let before = self.connection.total_changes();
             let own = (write.job)(&self.connection);
-            let left_something = self.connection.total_changes() != before || self.connection.is_autocommit();
-            if own.is_err() && left_something {
+            if let Err(why) = &own
+                && !is_alone
+                && !self.left_nothing(why, before)
+            {
                 return self.run_apart(batch);
             }
             results.push(own);
         }
         results
+    }
+
+    /// Whether a write that failed certainly changed nothing. Another kind of failure may not even have taken back its own
+    /// statement.
+    fn left_nothing(&self, why: &rusqlite::Error, changes_before: u64) -> bool {
+        let is_refused = *why == rusqlite::Error::QueryReturnedNoRows
+            || why.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+        is_refused && self.connection.total_changes() == changes_before && !self.connection.is_autocommit()
     }
 
     /// Takes all of it back and runs each write again, so that it can be taken back alone.
@@ -465,6 +481,18 @@ mod tests {
         assert_eq!(after_batch(&[(1, true), (2, true)]), (vec![], vec![false, false]));
     }
 
+    /// Commits these together; what each was told.
+    fn commit(writer: &mut Writer, jobs: Vec<Job>) -> Vec<Result<(), ArchiveError>> {
+        let write = |job| {
+            let (done, told) = oneshot::channel();
+            (Write { job, survives: Survives::Process, done }, told)
+        };
+        let (batch, told): (_, Vec<_>) = jobs.into_iter().map(write).unzip();
+        writer.commit(batch);
+        assert!(writer.connection.is_autocommit());
+        told.into_iter().map(|mut told| told.try_recv().unwrap()).collect()
+    }
+
     type Fails = fn(&Connection) -> Result<(), rusqlite::Error>;
 
     /// How often a write was run that has one beside it that fails, what is kept, and what each was told.
@@ -478,17 +506,8 @@ mod tests {
             db.execute("INSERT INTO t VALUES (0)", []).map(drop)
         };
         let jobs: [Job; 3] = [Box::new(counted), Box::new(fails), insert(1, false, Survives::Process).0.job];
-        let (batch, told): (_, Vec<_>) = jobs
-            .map(|job| {
-                let (done, told) = oneshot::channel();
-                (Write { job, survives: Survives::Process, done }, told)
-            })
-            .into_iter()
-            .unzip();
-        writer.commit(batch);
-        assert!(writer.connection.is_autocommit());
-        let told = told.into_iter().map(|mut told| told.try_recv().unwrap().is_ok());
-        (runs.load(Ordering::Relaxed), kept(&writer.connection), told.collect())
+        let told = commit(&mut writer, jobs.into());
+        (runs.load(Ordering::Relaxed), kept(&writer.connection), told.iter().map(Result::is_ok).collect())
     }
 
     #[test]
@@ -500,10 +519,24 @@ mod tests {
     }
 
     #[test]
-    fn where_sqlite_itself_takes_a_batch_back_nobody_is_told_that_he_is_kept() {
-        let full: Fails =
-            |db| db.execute_batch("INSERT INTO t VALUES (2); ROLLBACK; INSERT INTO nowhere VALUES (3)");
-        assert_eq!(beside(full), (2, vec![], [false; 3].to_vec()));
+    fn where_sqlite_itself_takes_a_batch_back_everybody_is_told_why_and_nobody_that_he_is_kept() {
+        let mut writer = writer();
+        writer.connection.execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
+        let full = |db: &Connection| {
+            db.execute_batch("INSERT INTO t VALUES (2); ROLLBACK; INSERT INTO nowhere VALUES (3)")
+        };
+        let jobs: [Job; 4] = [
+            Box::new(|_| Err(rusqlite::Error::QueryReturnedNoRows)),
+            insert(0, false, Survives::Process).0.job,
+            Box::new(full),
+            insert(1, false, Survives::Process).0.job,
+        ];
+        let told = commit(&mut writer, jobs.into());
+        assert_eq!(kept(&writer.connection), Vec::<i64>::new());
+        let is_why =
+            |told: &Result<(), ArchiveError>| format!("{:?}", told.as_ref().unwrap_err()).contains("nowhere");
+        let told: Vec<_> = told.iter().map(is_why).collect();
+        assert_eq!(told, [false, true, true, true]);
     }
 
     #[test]
