@@ -16,7 +16,7 @@ const CEILING_KIB: u64 = 64 * 1024;
 /// What its own memory may have grown between the second quarter and the last one: so many times, and so much.
 const GROWTH: f64 = 1.1;
 const GROWTH_KIB: f64 = 2048.0;
-/// The slope of the second half may be so much: 1 MiB in 48 minutes.
+/// The slope after the first quarter may be so much: 1 MiB in 48 minutes.
 const SLOPE_KIB_PER_MINUTE: f64 = 21.5;
 /// Shorter than this, the tables that are bounded are still filling, and memory is held to the ceiling alone.
 const LONG_ENOUGH: Duration = Duration::from_secs(15 * 60);
@@ -60,8 +60,8 @@ pub struct Found {
     pub name: &'static str,
     pub lives: usize,
     pub rss_kib: [u64; 3],
-    /// Of the own memory of a process that lived all along: the median of the second quarter and of the last, and the slope of
-    /// the second half.
+    /// Of the own memory of a process that lived all along: the median of the second quarter and of the last, and the slope after
+    /// the first.
     pub trend: Option<[f64; 3]>,
     pub descriptors: [u64; 3],
     pub threads: [u64; 3],
@@ -166,38 +166,37 @@ fn found(name: &'static str, lives: &[&Series], from: Instant, to: Instant) -> F
         && (last > second * GROWTH + GROWTH_KIB || slope > SLOPE_KIB_PER_MINUTE)
     {
         found.faults.push(format!(
-            "{name} grows: {second:.0} KiB of its own in the second quarter, {last:.0} in the last; {slope:.1} KiB a minute in the second half, at \
+            "{name} grows: {second:.0} KiB of its own in the second quarter, {last:.0} in the last; {slope:.1} KiB a minute after the first, at \
              most {SLOPE_KIB_PER_MINUTE}"
         ));
     }
     found
 }
 
-/// Medians of the second quarter and of the last, and the slope of the second half in KiB a minute.
+/// Medians of the second quarter and of the last, and the slope after the first in KiB a minute.
 fn trend(samples: &[Sample]) -> Option<[f64; 3]> {
     let quarter = samples.len() / 4;
-    let median = |part: &[Sample]| {
-        let mut sizes: Vec<u64> = part.iter().map(|sample| sample.own_kib).collect();
-        sizes.sort_unstable();
-        sizes.get(sizes.len() / 2).map(|&size| size as f64)
-    };
     let second = median(samples.get(quarter..2 * quarter)?)?;
     let last = median(samples.get(3 * quarter..)?)?;
-    Some([second, last, slope(samples.get(2 * quarter..)?)])
+    Some([second, last, slope(samples.get(quarter..)?)?])
 }
 
-/// The median of the slopes between any two samples (Theil and Sen): a leak goes on all the time and is found as surely as
-/// by least squares, while one step, such as a thread's first use of a heap of its own, is no slope. The quarters tell of
-/// steps that are too large.
-fn slope(samples: &[Sample]) -> f64 {
-    let between = |(a, b): (&Sample, &Sample)| {
-        let minutes = b.at.duration_since(a.at).as_secs_f64() / 60.0;
-        (minutes > 0.0).then(|| (b.own_kib as f64 - a.own_kib as f64) / minutes)
-    };
-    let later = |(n, a)| samples[n + 1..].iter().map(move |b| (a, b));
-    let mut slopes: Vec<f64> = samples.iter().enumerate().flat_map(later).filter_map(between).collect();
-    slopes.sort_unstable_by(f64::total_cmp);
-    slopes.get(slopes.len() / 2).copied().unwrap_or_default()
+fn median(samples: &[Sample]) -> Option<f64> {
+    let mut sizes: Vec<u64> = samples.iter().map(|sample| sample.own_kib).collect();
+    sizes.sort_unstable();
+    sizes.get(sizes.len() / 2).map(|&size| size as f64)
+}
+
+/// What the medians of five equal parts grow by from one to the next; of these four the second largest. A leak goes on all the
+/// time, and so do small steps one after the other; one step, such as a thread's first use of a heap of its own, is no slope,
+/// whenever it comes. The quarters tell of steps that are too large.
+fn slope(samples: &[Sample]) -> Option<f64> {
+    let minutes = samples.last()?.at.duration_since(samples.first()?.at).as_secs_f64() / 60.0 / 5.0;
+    let parts: Vec<f64> =
+        samples.chunks_exact((samples.len() / 5).max(1)).take(5).filter_map(median).collect();
+    let mut grown: Vec<f64> = parts.windows(2).map(|pair| (pair[1] - pair[0]) / minutes).collect();
+    grown.sort_unstable_by(f64::total_cmp);
+    grown.get(2).copied()
 }
 
 /// SQLite cannot close a reader's descriptor while another connection of the process has a lock, and keeps it for the next
@@ -264,6 +263,10 @@ mod tests {
         assert_eq!(faults(|minute| 12_000.0 + 25.0 * minute), 1, "1.5 MiB in an hour");
         assert_eq!(faults(|minute| if minute < 40.0 { 12_000.0 } else { 16_000.0 }), 1, "a step");
         assert_eq!(faults(|minute| if minute < 40.0 { 12_000.0 } else { 14_000.0 }), 0, "a small step");
+        for minute in 0..60 {
+            let step = |now: f64| if now < f64::from(minute) { 12_000.0 } else { 13_500.0 };
+            assert_eq!(faults(step), 0, "one step, in minute {minute}");
+        }
         let steps = |minute: f64| 12_000.0 + 500.0 * (minute / 10.0).floor();
         assert_eq!(faults(steps), 1, "one small step after the other");
         assert_eq!(faults(|_| 70_000.0), 1, "too much from the start");
@@ -272,6 +275,6 @@ mod tests {
     #[test]
     fn the_slope_is_that_of_the_line() {
         let (samples, _) = hour(|minute| 1000.0 + 60.0 * minute);
-        assert!((slope(&samples) - 60.0).abs() < 0.1);
+        assert!((slope(&samples).unwrap() - 60.0).abs() < 1.0);
     }
 }

@@ -59,10 +59,10 @@ fn line(soak: &Soak, what: &str, count: usize) {
 /// The last quarter beside the second; of a process that lived all along, in a soak that was long enough.
 fn memory(soak: &Soak, found: &Found) {
     let Some([second, last, slope]) = found.trend else { return };
-    Row::new("soak", format!("resident, {}", found.name), command(soak), last / 1024.0, "MiB")
+    Row::new("soak", format!("own memory, {}", found.name), command(soak), last / 1024.0, "MiB")
         .beside("the second quarter", second / 1024.0)
         .must_hold(limits(), found.faults.is_empty())
-        .note(format!("{slope:+.1} KiB a minute in the second half"))
+        .note(format!("{slope:+.1} KiB a minute after the first quarter"))
         .print();
 }
 
