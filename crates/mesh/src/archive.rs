@@ -505,18 +505,6 @@ mod tests {
         assert_eq!(archive.list(Filter::default()).await.unwrap().len(), 1000);
     }
 
-    /// Two of its defaults come from .cargo/config.toml, unless the environment has a LIBSQLITE3_FLAGS of its own.
-    #[test]
-    fn sqlite_is_built_as_it_should_be() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("archive.db");
-        private_file::create(&path, b"").unwrap();
-        let connection = set_up(&path).unwrap();
-        let pragma =
-            |name: &str| -> i64 { connection.pragma_query_value(None, name, |row| row.get(0)).unwrap() };
-        assert_eq!((pragma("cache_size"), pragma("wal_autocheckpoint")), (-512, 2000));
-    }
-
     /// Two commands in a fresh home at one moment: one of them was told that the archive is locked.
     #[test]
     fn many_who_make_the_file_at_once_all_get_it() {
