@@ -123,16 +123,17 @@ function spread(turns, of) {
   return [0.5, 0.99, 1].map((share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]);
 }
 
+const found = { door: added("door"), bare: added("bare") };
 const both = ({ asking, answering }) => asking + answering;
 console.error(`\nwhat the door adds to a turn of OpenClaw, and a bare relay in its place, ${rounds} turns each, ms (the door at most ${LIMIT} at p99)\n\n| | median | p99 | max |\n|---|---|---|---|`);
-for (const way of ["door", "bare"]) {
-  const row = (what, of) => console.error(`| ${way}: ${what} | ${spread(added(way), of).map((ms) => ms.toFixed(2)).join(" | ")} |`);
+for (const [way, turns] of Object.entries(found)) {
+  const row = (what, of) => console.error(`| ${way}: ${what} | ${spread(turns, of).map((ms) => ms.toFixed(2)).join(" | ")} |`);
   row("before it asks the gateway", ({ asking }) => asking);
   row("before it gives the answer on", ({ answering }) => answering);
   row("both", both);
 }
-const [median, p99] = spread(added("door"), both);
-const [bareMedian, bareP99] = spread(added("bare"), both);
+const [median, p99] = spread(found.door, both);
+const [bareMedian, bareP99] = spread(found.bare, both);
 const figure = {
   part: "door-delay",
   what: "added to a turn of OpenClaw, p99",
