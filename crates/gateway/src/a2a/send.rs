@@ -59,7 +59,12 @@ impl Order {
     }
 
     /// Asks for the run.
-    pub(super) async fn place(self: &Order, line: &mut Line) -> Result<Taken, RpcError> {
+    pub(super) async fn place(
+        &self,
+        shared: &Shared,
+        caller: &Caller,
+        line: &mut Line,
+    ) -> Result<Taken, RpcError> {
         let request = Agent {
             message: self.text.clone(),
             idempotency_key: self.id.clone(),
@@ -67,12 +72,18 @@ impl Order {
             ..Agent::default()
         };
         line.ask("agent", &json!(request));
-        let payload = line.answer().await.ok_or_else(cut)?.map_err(RpcError::from)?;
-        Ok(if is_running(&payload) {
-            Taken::Running
-        } else {
-            Taken::Over(Box::new(task::of_payload(&self.id, self.context_id.clone(), &payload)))
-        })
+        match line.answer().await.ok_or_else(cut)? {
+            Ok(payload) if is_running(&payload) => Ok(Taken::Running),
+            Ok(payload) => {
+                Ok(Taken::Over(Box::new(task::of_payload(&self.id, self.context_id.clone(), &payload))))
+            }
+            // A refusal; or the run was over before, and this is how it failed.
+            Err(error) => {
+                let run = task::run(shared, caller, &self.id).filter(|run| run.done().is_some());
+                let failed = run.and_then(|run| task::of_run(shared, caller, &run));
+                failed.map(|task| Taken::Over(Box::new(task))).ok_or_else(|| error.into())
+            }
+        }
     }
 }
 
@@ -102,7 +113,7 @@ pub(super) async fn message(
 ) -> Result<Happening, RpcError> {
     let order = Order::new(caller, &request.message)?;
     let mut line = Line::open(shared, caller);
-    if let Taken::Over(task) = order.place(&mut line).await? {
+    if let Taken::Over(task) = order.place(shared, caller, &mut line).await? {
         return Ok(Happening::Task(*task));
     }
     drop(line);

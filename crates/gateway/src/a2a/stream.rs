@@ -49,7 +49,7 @@ pub(super) async fn message(
 ) -> Result<Reply, RpcError> {
     let order = Order::new(&caller, &request.message)?;
     let mut line = Line::open(shared, &caller);
-    let taken = order.place(&mut line).await?;
+    let taken = order.place(shared, &caller, &mut line).await?;
     let begin = match taken {
         Taken::Over(task) => Begin::Over(task),
         Taken::Running => Begin::of_run(shared, &caller, &order.id)?,
