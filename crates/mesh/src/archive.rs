@@ -159,8 +159,27 @@ impl Archive {
         survives: Survives,
         job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
+        self.put_in(survives, false, job)
+    }
+
+    /// The same, but soon is early enough: whatever else is written in the meantime shares its commit.
+    fn write_soon(
+        &self,
+        survives: Survives,
+        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> Committed {
+        self.put_in(survives, true, job)
+    }
+
+    fn put_in(
+        &self,
+        survives: Survives,
+        can_wait: bool,
+        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> Committed {
         let (done, committed) = oneshot::channel();
-        self.desk.queue(&self.orders, Order::Write(Write { job: Box::new(job), done, survives }));
+        let write = Write { job: Box::new(job), done, survives, can_wait };
+        self.desk.queue(&self.orders, Order::Write(write));
         Committed(committed)
     }
 
@@ -177,7 +196,8 @@ impl Archive {
             return self.write_to(survives, job);
         }
         let (done, committed) = oneshot::channel();
-        if let Some(order) = carrier.try_commit(Write { job: Box::new(job), done, survives }) {
+        let write = Write { job: Box::new(job), done, survives, can_wait: false };
+        if let Some(order) = carrier.try_commit(write) {
             self.desk.queue(&self.orders, order);
         }
         Committed(committed)

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::row::{COLUMNS, NewMessage, Run, insert_received, now, stored, timestamp};
-use super::{Archive, ArchiveError, Stored, Survives};
+use super::step::apply;
+use super::{Archive, ArchiveError, Committed, Step, Stored, Survives};
 
 /// In SQL: a message that came to us has begun to run, and does not only wait, or has waited, for its turn.
 pub(super) const BEGAN: &str =
@@ -61,6 +62,13 @@ impl Archive {
         .await
     }
 
+    /// A run is over. What comes back completes when that is written down, which is not done at once: its sender gets the reply
+    /// first, and on a busy machine he would wait for what we do with it.
+    pub fn end_run(&self, id: &str, end: Step) -> Committed {
+        let (id, at) = (id.to_owned(), now());
+        self.write_soon(end.survives(), move |db| apply(db, &id, None, at, &end))
+    }
+
     /// The runs that are not over, in the order they came.
     ///
     /// # Errors
@@ -111,9 +119,9 @@ mod tests {
         archive.decide("h".into(), Decision::Approved).await.unwrap();
         assert_eq!(find(&archive, "deploy", None).await, all, "each once");
         let replied = Step::finished(State::Replied, Some("done, the other way".into()), None);
-        archive.note(None, "id-2", replied).await.unwrap();
+        archive.end_run("id-2", replied).await.unwrap();
         for id in ["id-4", "id-5"] {
-            archive.note(None, id, Step::finished(State::Failed, None, Some("no".into()))).await.unwrap();
+            archive.end_run(id, Step::finished(State::Failed, None, Some("no".into()))).await.unwrap();
         }
         assert!(archive.unfinished().await.unwrap().iter().all(|run| run.stored.record.id == "id-3"));
         assert_eq!(find(&archive, "deploy", None).await, all);

@@ -20,8 +20,8 @@ const BATCH: usize = 256;
 /// When nothing was to be written for so long, there is time to copy the WAL into the database.
 const IDLE: Duration = Duration::from_millis(5);
 
-/// For so long a write that nobody waits for waits for another one, to share its commit: that a gateway was reached is
-/// hardly noted when the message leaves.
+/// For so long a write that is not urgent waits for another one, to share its commit: that a gateway was reached is hardly noted
+/// when the message leaves.
 const COMPANY: Duration = Duration::from_millis(2);
 
 /// A WAL of so many pages is worth copying: the next command has to read all of it, 3 us a page, also what is in the
@@ -66,6 +66,8 @@ pub(super) struct Write {
     pub(super) job: Job,
     pub(super) survives: Survives,
     pub(super) done: Done,
+    /// Whoever waits for it has something better to do meanwhile.
+    pub(super) can_wait: bool,
 }
 
 type Done = oneshot::Sender<Result<(), ArchiveError>>;
@@ -89,7 +91,7 @@ impl Order {
 impl Write {
     /// Whether somebody waits for it, or would if he knew how to. Only notes can wait: they all survive our crash only.
     fn is_urgent(&self) -> bool {
-        self.survives == Survives::Machine || !self.done.is_closed()
+        self.survives == Survives::Machine || !(self.can_wait || self.done.is_closed())
     }
 }
 
@@ -450,6 +452,7 @@ mod tests {
                 job: Box::new(|_| Ok(())),
                 survives: *survives,
                 done: oneshot::channel().0,
+                can_wait: false,
             };
             writer.commit(batch.iter().map(write).collect());
             writer.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
@@ -475,7 +478,7 @@ mod tests {
             db.execute("INSERT INTO t VALUES (?1)", [number])?;
             if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
         });
-        (Write { job, survives, done }, committed)
+        (Write { job, survives, done, can_wait: false }, committed)
     }
 
     fn kept(connection: &Connection) -> Vec<i64> {
@@ -487,7 +490,7 @@ mod tests {
     fn commit(writer: &mut Writer, jobs: Vec<Job>) -> Vec<Result<(), ArchiveError>> {
         let write = |job| {
             let (done, told) = oneshot::channel();
-            (Write { job, survives: Survives::Process, done }, told)
+            (Write { job, survives: Survives::Process, done, can_wait: false }, told)
         };
         let (batch, told): (_, Vec<_>) = jobs.into_iter().map(write).unzip();
         writer.commit(batch);
@@ -610,12 +613,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_note_that_nobody_waits_for_waits_for_company() {
+    fn only_a_note_that_nobody_is_in_a_hurry_with_waits_for_company() {
         let (writes, queue) = mpsc::channel();
-        let write = |survives, done| Write { job: Box::new(|_| Ok(())), survives, done };
+        let write = |survives, done| Write { job: Box::new(|_| Ok(())), survives, done, can_wait: false };
         let (awaited, _committed) = oneshot::channel();
         assert!(write(Survives::Process, awaited).is_urgent());
         assert!(write(Survives::Machine, oneshot::channel().0).is_urgent());
+        let (awaited, _committed) = oneshot::channel();
+        let soon = Write { can_wait: true, ..write(Survives::Process, awaited) };
+        assert!(!soon.is_urgent());
+        assert!(Write { survives: Survives::Machine, ..soon }.is_urgent());
         let note = || write(Survives::Process, oneshot::channel().0);
         assert!(!note().is_urgent());
         for next in [note(), write(Survives::Machine, oneshot::channel().0)] {

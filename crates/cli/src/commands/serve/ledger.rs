@@ -44,7 +44,7 @@ impl Ledger for ArchiveLedger {
             End::Failed(why) => (State::Failed, None, Some(why)),
             _ => (State::Failed, None, None),
         };
-        kept(self.0.note(None, name, Step::finished(state, reply, error)))
+        kept(self.0.end_run(name, Step::finished(state, reply, error)))
     }
 
     fn unfinished(&self) -> Kept<'_, Vec<Unfinished>> {
