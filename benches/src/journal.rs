@@ -44,6 +44,17 @@ impl Journal {
         Ok(Self(connection))
     }
 
+    /// The same for a process that is soon over: its WAL is kept as short as agent-mesh keeps the archive's (`WORTH_COPYING` in
+    /// `archive/writer.rs`), or each start would read up to 1,000 pages of it, which is more than all else it does.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_for_one(path: &Path) -> Result<Self, Error> {
+        let journal = Self::open(path)?;
+        journal.0.pragma_update(None, "wal_autocheckpoint", 100)?;
+        Ok(journal)
+    }
+
     /// Keeps a message, and says under which number.
     ///
     /// # Errors

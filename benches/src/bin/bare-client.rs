@@ -46,7 +46,7 @@ fn args() -> Option<Args> {
 }
 
 async fn ask(args: &Args) -> Result<String, Failure> {
-    let journal = args.archive.as_ref().map(|path| Journal::open(path.as_ref())).transpose()?;
+    let journal = args.archive.as_ref().map(|path| Journal::open_for_one(path.as_ref())).transpose()?;
     let mut line = Line::open(args.url.strip_prefix("ws://").ok_or("only ws://")?).await?;
     line.enter(&args.caller).await?;
     let (name, session, message) = (&args.caller.name, &args.session, &args.message);
