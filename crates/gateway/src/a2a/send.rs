@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::line::Line;
 use super::{Caller, task};
+use crate::outcome::Done;
 use crate::secret::sha256;
 use crate::shared::Shared;
 
@@ -77,9 +78,10 @@ impl Order {
             Ok(payload) => {
                 Ok(Taken::Over(Box::new(task::of_payload(&self.id, self.context_id.clone(), &payload))))
             }
-            // A refusal; or the run was over before, and this is how it failed.
+            // A refusal of the request; or the run was over before, and this is how it failed.
             Err(error) => {
-                let run = task::run(shared, caller, &self.id).filter(|run| run.done().is_some());
+                let is_end = |done: Arc<Done>| done.error.as_ref() == Some(&error);
+                let run = task::run(shared, caller, &self.id).filter(|run| run.done().is_some_and(is_end));
                 let failed = run.and_then(|run| task::of_run(shared, caller, &run));
                 failed.map(|task| Taken::Over(Box::new(task))).ok_or_else(|| error.into())
             }

@@ -201,6 +201,22 @@ async fn a_task_is_looked_up_until_it_is_over_and_cancelled_for_real() {
     }
 }
 
+#[tokio::test]
+async fn a_refusal_is_told_also_where_the_run_is_over() {
+    let (agent, mut turns) = Puppet::new();
+    let gateway = door(agent, "requests-per-minute = 2", |_| {}).await;
+    let params = json!({ "message": message("m", "hi") });
+    let play = async {
+        let held = turns.recv().await.unwrap();
+        held.finish.send(Err(agent_mesh_gateway::AgentFailure::failed("no luck"))).unwrap();
+    };
+    let (failed, ()) = tokio::join!(result(&gateway, ALICE, "SendMessage", params.clone()), play);
+    assert_eq!(state(&failed["task"]), "TASK_STATE_FAILED");
+    assert_eq!(result(&gateway, ALICE, "SendMessage", params.clone()).await, failed, "it is found again");
+    let error = error(&gateway, ALICE, "SendMessage", params).await;
+    assert_eq!(error["data"][0]["metadata"]["rule"], "requests-per-minute", "{error}");
+}
+
 /// The events of a stream.
 async fn stream(gateway: &Fixture, token: &str, method: &str, params: Value) -> Vec<Value> {
     let body = json!({ "jsonrpc": "2.0", "id": "s", "method": method, "params": params }).to_string();
