@@ -44,8 +44,8 @@ impl Journal {
         Ok(Self(connection))
     }
 
-    /// The same for a process that is soon over: its WAL is kept as short as agent-mesh keeps the archive's (`WORTH_COPYING` in
-    /// `archive/writer.rs`), or each start would read up to 1,000 pages of it, which is more than all else it does.
+    /// The same for a process that is soon over: its WAL is kept as short as agent-mesh keeps the archive's (`WORTH_COPYING`
+    /// in `archive/writer.rs`), or each start would read up to 1,000 pages of it, 3 us a page.
     ///
     /// # Errors
     /// When it cannot be opened.

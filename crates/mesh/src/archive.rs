@@ -159,7 +159,9 @@ impl Archive {
         survives: Survives,
         job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
-        self.put_in(survives, false, job)
+        let (write, committed) = Write::new(survives, job);
+        self.desk.queue(&self.orders, Order::Write(write));
+        committed
     }
 
     /// The same, but soon is early enough: whatever else is written in the meantime shares its commit.
@@ -168,22 +170,12 @@ impl Archive {
         survives: Survives,
         job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
     ) -> Committed {
-        self.put_in(survives, true, job)
+        let (write, committed) = Write::new(survives, job);
+        self.desk.queue(&self.orders, Order::Write(Write { can_wait: true, ..write }));
+        committed
     }
 
-    fn put_in(
-        &self,
-        survives: Survives,
-        can_wait: bool,
-        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
-    ) -> Committed {
-        let (done, committed) = oneshot::channel();
-        let write = Write { job: Box::new(job), done, survives, can_wait };
-        self.desk.queue(&self.orders, Order::Write(write));
-        Committed(committed)
-    }
-
-    /// The same, for a message of so many bytes that somebody is in a hurry with: done when this returns, where it is the only
+    /// A write for a message of so many bytes that somebody is in a hurry with: done when this returns, where it is the only
     /// one, and small.
     fn write_here(
         &self,
@@ -195,12 +187,11 @@ impl Archive {
         if bytes > writer::SMALL {
             return self.write_to(survives, job);
         }
-        let (done, committed) = oneshot::channel();
-        let write = Write { job: Box::new(job), done, survives, can_wait: false };
+        let (write, committed) = Write::new(survives, job);
         if let Some(order) = carrier.try_commit(write) {
             self.desk.queue(&self.orders, order);
         }
-        Committed(committed)
+        committed
     }
 
     /// Says that a message is being carried, as long as what comes back lives.

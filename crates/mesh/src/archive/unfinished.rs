@@ -62,8 +62,8 @@ impl Archive {
         .await
     }
 
-    /// A run is over. What comes back completes when that is written down, which is not done at once: its sender gets the reply
-    /// first, and on a busy machine he would wait for what we do with it.
+    /// A run is over. What comes back completes when that is written down, which is not done at once: its sender gets the
+    /// reply first, and on a busy machine he would wait for what we do with it.
     pub fn end_run(&self, id: &str, end: Step) -> Committed {
         let (id, at) = (id.to_owned(), now());
         self.write_soon(end.survives(), move |db| apply(db, &id, None, at, &end))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
-use super::{ArchiveError, BUSY, classify, connect};
+use super::{ArchiveError, BUSY, Committed, classify, connect};
 
 /// How many writes one commit may carry.
 const BATCH: usize = 256;
@@ -20,8 +20,8 @@ const BATCH: usize = 256;
 /// When nothing was to be written for so long, there is time to copy the WAL into the database.
 const IDLE: Duration = Duration::from_millis(5);
 
-/// For so long a write that is not urgent waits for another one, to share its commit: that a gateway was reached is hardly noted
-/// when the message leaves.
+/// For so long a write that is not urgent waits for another one, to share its commit: that a gateway was reached is hardly
+/// noted when the message leaves.
 const COMPANY: Duration = Duration::from_millis(2);
 
 /// A WAL of so many pages is worth copying: the next command has to read all of it, 3 us a page, also what is in the
@@ -89,6 +89,15 @@ impl Order {
 }
 
 impl Write {
+    /// One that somebody waits for, unless he drops what tells him that it is committed.
+    pub(super) fn new(
+        survives: Survives,
+        job: impl FnMut(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> (Self, Committed) {
+        let (done, committed) = oneshot::channel();
+        (Self { job: Box::new(job), survives, done, can_wait: false }, Committed(committed))
+    }
+
     /// Whether somebody waits for it, or would if he knew how to. Only notes can wait: they all survive our crash only.
     fn is_urgent(&self) -> bool {
         self.survives == Survives::Machine || !(self.can_wait || self.done.is_closed())
@@ -448,12 +457,7 @@ mod tests {
     fn a_commit_survives_what_the_most_demanding_of_its_writes_has_to() {
         let mut writer = writer();
         let mut synchronous_after = |batch: &[Survives]| -> i64 {
-            let write = |survives: &Survives| Write {
-                job: Box::new(|_| Ok(())),
-                survives: *survives,
-                done: oneshot::channel().0,
-                can_wait: false,
-            };
+            let write = |survives: &Survives| Write::new(*survives, |_| Ok(())).0;
             writer.commit(batch.iter().map(write).collect());
             writer.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
         };
@@ -473,12 +477,11 @@ mod tests {
         fails: bool,
         survives: Survives,
     ) -> (Write, oneshot::Receiver<Result<(), ArchiveError>>) {
-        let (done, committed) = oneshot::channel();
-        let job = Box::new(move |db: &Connection| {
+        let (write, committed) = Write::new(survives, move |db| {
             db.execute("INSERT INTO t VALUES (?1)", [number])?;
             if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
         });
-        (Write { job, survives, done, can_wait: false }, committed)
+        (write, committed.0)
     }
 
     fn kept(connection: &Connection) -> Vec<i64> {
@@ -488,14 +491,11 @@ mod tests {
 
     /// Commits these together; what each was told.
     fn commit(writer: &mut Writer, jobs: Vec<Job>) -> Vec<Result<(), ArchiveError>> {
-        let write = |job| {
-            let (done, told) = oneshot::channel();
-            (Write { job, survives: Survives::Process, done, can_wait: false }, told)
-        };
+        let write = |job| Write::new(Survives::Process, job);
         let (batch, told): (_, Vec<_>) = jobs.into_iter().map(write).unzip();
         writer.commit(batch);
         assert!(writer.connection.is_autocommit());
-        told.into_iter().map(|mut told| told.try_recv().unwrap()).collect()
+        told.into_iter().map(|mut told| told.0.try_recv().unwrap()).collect()
     }
 
     fn after_batch(batch: &[(i64, bool)]) -> (Vec<i64>, Vec<bool>) {
