@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { wholeLines } from "./json-lines.mjs";
 import { agentMesh, tempDir } from "./places.mjs";
 import { run, start } from "./proc.mjs";
 import { until } from "./until.mjs";
@@ -69,10 +70,10 @@ export class Person {
   /** Starts a run that goes on; `line(n)` waits for its nth document, `said(n)` for the nth line on stderr, `ended` for its exit code. */
   begin(...args) {
     const running = start([agentMesh, ...args, "--json"], { host: this.host, env: this.env, cwd: this.home });
-    const lines = () => running.out.stdout.split("\n").slice(0, -1);
+    const lines = () => wholeLines(running.out.stdout);
     return {
       line: async (n) => JSON.parse(await until(`line ${n} of ${args.join(" ")}`, () => lines()[n - 1] ?? (!running.running() && running.out.stderr))),
-      said: (n) => until(`line ${n} of the talk of ${args.join(" ")}`, () => running.out.stderr.split("\n").slice(0, -1)[n - 1]),
+      said: (n) => until(`line ${n} of the talk of ${args.join(" ")}`, () => wholeLines(running.out.stderr)[n - 1]),
       ended: running.ended.then((result) => (this.#checkSecrets(args, result), result)),
       stop: running.stop,
     };

@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
+import { readJsonLines } from "./json-lines.mjs";
 import { interop, openclaw, tempDir } from "./places.mjs";
 import { run, start } from "./proc.mjs";
 import { until } from "./until.mjs";
@@ -72,7 +73,7 @@ export async function startRealGateway({ name, host, tls = false, home = tempDir
     loopbackUrl: `${scheme}://127.0.0.1:${port}`,
     log: () => gateway.out.stdout + gateway.out.stderr,
     /** The model calls so far, oldest first; with a marker only its own. */
-    calls: (marker) => readLedger(ledger).filter((call) => marker === undefined || call.marker === marker),
+    calls: (marker) => readJsonLines(ledger).filter((call) => marker === undefined || call.marker === marker),
     /** OpenClaw's own CLI on this gateway's host. */
     cli: (...args) => run([process.execPath, openclaw, ...args], { host, env, cwd: home }),
     signal: (name) => gateway.signal(name),
@@ -102,5 +103,3 @@ async function ready(self, gateway) {
   const result = await run([process.execPath, "--no-warnings", "--input-type=module", "-e", probe], { host: self.host, env });
   return result.code === 0;
 }
-
-const readLedger = (file) => readFileSync(file, "utf8").split("\n").filter(Boolean).map((line) => JSON.parse(line));

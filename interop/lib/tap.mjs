@@ -3,10 +3,11 @@
 //   node tap.mjs LISTEN_HOST PORT TARGET_HOST TARGET_PORT JOURNAL
 // Its own process, because it must stand in the client's namespace (then the gateway sees the client's address) or in
 // the gateway's (then a remote client becomes a local one).
-import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, writeFileSync } from "node:fs";
 import { createConnection, createServer } from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { readJsonLines } from "./json-lines.mjs";
 import { tempDir } from "./places.mjs";
 import { start } from "./proc.mjs";
 import { until } from "./until.mjs";
@@ -35,7 +36,7 @@ export async function startTap({ host, target, listen = "127.0.0.1" }) {
   const argv = [process.execPath, fileURLToPath(import.meta.url), listen, "0", hostname, targetPort, journal];
   const running = start(argv, { host });
   const listening = await until("the tap", () => /listening on (\d+)/.exec(running.out.stdout));
-  const records = () => readFileSync(journal, "utf8").split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const records = () => readJsonLines(journal);
   const frames = () => records().filter((record) => record.kind === "text");
   return {
     url: `ws://${listen}:${listening[1]}`,

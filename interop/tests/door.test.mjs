@@ -7,6 +7,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
+import { jsonLines, wholeLines } from "../lib/json-lines.mjs";
 import { marker, replyTo } from "../lib/markers.mjs";
 import { Person, startServe, teammate } from "../lib/mesh.mjs";
 import { interop, openclaw, tempDir } from "../lib/places.mjs";
@@ -266,11 +267,10 @@ const python = (name, ...args) => {
   const env = { PATH: process.env.PATH, HOME: door.home, A2A_URL: http, A2A_TOKEN: tokens[name] ?? name };
   return start(argv, { env, cwd: door.home });
 };
-const documents = (stdout) => stdout.split("\n").slice(0, -1).map((line) => JSON.parse(line));
 async function inPython(name, ...args) {
   const result = await python(name, ...args).ended;
   assert.equal(result.code, 0, result.stderr);
-  return documents(result.stdout);
+  return jsonLines(result.stdout);
 }
 const textIn = (parts) => parts.map((part) => part.text).join("");
 
@@ -304,15 +304,15 @@ describe("the official A2A client for Python at the door", () => {
     const nonce = marker("slow20000");
     const streaming = python("alice", "stream", nonce);
     await until("the model is asked", () => real.calls(nonce).length === 1);
-    const [{ task }] = documents(streaming.out.stdout);
+    const [{ task }] = jsonLines(streaming.out.stdout);
     assert.equal((await inPython("dave", "cancel", task.id))[0].error, "TaskNotFoundError");
     const following = python("alice", "subscribe", task.id);
-    await until("it is followed", () => documents(following.out.stdout).length > 0);
+    await until("it is followed", () => jsonLines(following.out.stdout).length > 0);
     const [cancelled] = await inPython("alice", "cancel", task.id);
     assert.equal(cancelled.status.state, "TASK_STATE_CANCELED");
     for (const other of [streaming, following]) {
       const { stdout } = await other.ended;
-      assert.equal(documents(stdout).at(-1).statusUpdate.status.state, "TASK_STATE_CANCELED", stdout);
+      assert.equal(jsonLines(stdout).at(-1).statusUpdate.status.state, "TASK_STATE_CANCELED", stdout);
     }
   });
 
@@ -375,7 +375,7 @@ describe("a door that is killed", () => {
 
 describe("what the door itself tells", () => {
   test("its log has each run by its id and nothing that was said; its metrics count them", async () => {
-    const lines = door.out.stderr.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+    const lines = wholeLines(door.out.stderr).filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
     const over = lines.filter((line) => line.message === "a run is over" && line.from === "alice");
     assert.ok(over.some((line) => line.outcome === "reply" && line.run), door.out.stderr.slice(0, 2000));
     assert.ok(!door.out.stderr.includes("nonce-"), "what was said is in the log");
