@@ -1,9 +1,10 @@
 //! One authenticated connection.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use openclaw_protocol::connect::{ClientInfo, Granted};
+use serde_json::{Value, json};
 
 use crate::auth::Way;
 use crate::keys::peer_session;
@@ -45,6 +46,8 @@ pub(crate) struct Conn {
     pub(crate) way: Way,
     /// What it says of itself.
     pub(crate) client: ClientInfo,
+    /// The same as the history shows it: made for the first message, shared by all.
+    pub(crate) shown: OnceLock<Arc<Value>>,
     /// What it may do.
     pub(crate) granted: Granted,
     /// The device that proved itself.
@@ -66,6 +69,19 @@ impl Conn {
             Principal::Owner => Who::Owner(self.device.clone()),
             Principal::Peer(member) => Who::Peer(member.key.clone()),
         }
+    }
+
+    /// What it says of itself, as the history shows it.
+    pub(crate) fn shown_client(&self) -> Arc<Value> {
+        let show = || {
+            let ClientInfo { id, mode, display_name, .. } = &self.client;
+            let mut shown = json!({ "id": id, "mode": mode });
+            if let Some(name) = display_name {
+                shown["displayName"] = json!(name);
+            }
+            Arc::new(shown)
+        };
+        Arc::clone(self.shown.get_or_init(show))
     }
 
     /// Whose its runs were before its device had a name here.

@@ -1,7 +1,7 @@
 //! One client, from the challenge to the close.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
@@ -339,6 +339,7 @@ where
         principal: welcome.entry.principal,
         way: welcome.entry.way,
         client: welcome.params.client,
+        shown: OnceLock::new(),
         granted: welcome.entry.granted,
         device: welcome.device,
         outbox: Arc::clone(&outbox),

@@ -14,7 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::agent::{AgentFailure, Deltas, Turn};
 use crate::config::FailedRun;
 use crate::keys::AGENT_ID;
+use crate::memory::Past;
 use crate::metrics;
+use crate::outbox::Outbox;
 use crate::outcome::{Done, Outcome};
 use crate::runs::{Job, Origin, Run, Stage};
 use crate::sessions::NewRow;
@@ -46,6 +48,9 @@ pub(crate) async fn work(shared: Arc<Shared>, session: String, mut slot: Option<
 
 async fn execute(shared: &Arc<Shared>, mut job: Job) {
     job.kept.done(shared).await;
+    if let Some(past) = job.kept.take_known() {
+        return repeat_past(shared, job, &past);
+    }
     if job.stage == Stage::Waits
         && let Some(name) = job.kept.name()
         && let Err(error) = shared.config.ledger.began(name).await
@@ -72,12 +77,21 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
     finish(shared, job, &outcome);
 }
 
+/// Answers a run that only the ledger knew with what became of it then.
+pub(crate) fn repeat_past(shared: &Shared, job: Job, past: &Past) {
+    let Job { run, reply_to, .. } = job;
+    tracing::info!(run = run.id, session = run.session, from = past.from, "a run was over before");
+    let done = Arc::new(past.done());
+    lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
+    answer(reply_to, &done);
+}
+
 /// In its session, unless it stands there from before a restart.
 fn show(shared: &Arc<Shared>, job: &mut Job, message: &str) {
     let row = NewRow::User {
         text: message.to_owned(),
         provenance: job.provenance.clone(),
-        client: std::mem::take(&mut job.client),
+        client: Some(Arc::clone(&job.client)),
         origin: job.run.origin,
         who: job.run.who.clone(),
     };
@@ -242,13 +256,20 @@ fn span(ms: i64) -> Duration {
 /// Stops a run that waits: now, or as soon as its sender knows that it was taken.
 pub(crate) fn stop_waiting(shared: &Arc<Shared>, mut job: Job) {
     if job.kept.is_done() {
-        return finish(shared, job, &Outcome::Aborted);
+        return stop(shared, job);
     }
     let shared = Arc::clone(shared);
     shared.tasks.clone().spawn(async move {
         job.kept.done(&shared).await;
-        finish(&shared, job, &Outcome::Aborted);
+        stop(&shared, job);
     });
+}
+
+fn stop(shared: &Shared, mut job: Job) {
+    match job.kept.take_known() {
+        Some(past) => repeat_past(shared, job, &past),
+        None => finish(shared, job, &Outcome::Aborted),
+    }
 }
 
 /// Writes down how a run ended. Its sender need not wait for our disk.
@@ -289,11 +310,7 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
     );
     let done = Arc::new(Done::new(&run.id, outcome, took, ended_at));
     lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
-    if let Some((outbox, request)) = reply_to
-        && let Ok(text) = encode_response(&request, done.payload.as_deref(), done.error.as_ref())
-    {
-        outbox.answer(text);
-    }
+    answer(reply_to, &done);
     match outcome {
         Outcome::Reply(text) => {
             let fill = |event: &mut ChatEvent| {
@@ -309,6 +326,15 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
             let fill = |event: &mut ChatEvent| event.stop_reason = Some("rpc".to_owned());
             tell(shared, &run, fill, ChatState::Aborted);
         }
+    }
+}
+
+/// The second answer.
+fn answer(reply_to: Option<(Arc<Outbox>, String)>, done: &Done) {
+    if let Some((outbox, request)) = reply_to
+        && let Ok(text) = encode_response(&request, done.payload.as_deref(), done.error.as_ref())
+    {
+        outbox.answer(text);
     }
 }
 

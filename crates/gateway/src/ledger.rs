@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::memory::End;
+use crate::memory::{End, Past};
 use crate::shared::{lock, now_ms};
 
 /// What a [`Ledger`] answers with.
@@ -35,6 +35,9 @@ pub struct Held {
     pub session: String,
     /// The key of the peer; `owner` for a run of the owner's.
     pub peer: String,
+    /// The key and the session that the peer had before its device had a name: what came then is known, too.
+    #[serde(skip)]
+    pub earlier: Option<(String, String)>,
     /// The name of the peer.
     pub name: String,
     /// The device that proved itself.
@@ -60,6 +63,15 @@ pub struct Unfinished {
     pub began_at: Option<i64>,
 }
 
+/// What became of a run that was to be kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// It is new; under this name it is kept, if it is.
+    New(Option<String>),
+    /// The ledger has it already: of the same sender in the same session, over the same method. It must not run again.
+    Known(Box<Past>),
+}
+
 /// What became of a held message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
@@ -79,12 +91,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// When it cannot be read; the gateway does not start then.
     fn runs_since(&self, since: i64) -> Kept<'_, HashMap<String, u32>>;
 
-    /// Keeps a run that is taken, and whether its agent is asked at once. Its sender is told afterwards. Gives the name
-    /// that it is kept under.
+    /// Keeps a run that is taken, unless it is known, and whether its agent is asked at once. Its sender is told afterwards.
+    /// The gateway itself knows the last runs only: an implementation that keeps runs when they are over looks them up.
     ///
     /// # Errors
     /// When it cannot be kept. It runs all the same.
-    fn accept(&self, run: Held, begins: bool) -> Kept<'_, Option<String>>;
+    fn accept(&self, run: Held, begins: bool) -> Kept<'_, Accepted>;
 
     /// The agent of a run that waited is asked now.
     ///
@@ -110,11 +122,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// When they cannot be read; the gateway does not start then.
     fn held(&self) -> Kept<'_, Vec<Held>>;
 
-    /// Keeps a message. Its sender is told of it afterwards. Gives the name that its run is kept under once it is let in.
+    /// Keeps a message, unless its run is known. Its sender is told of it afterwards. The name is that of its run once it is
+    /// let in.
     ///
     /// # Errors
     /// When it cannot be kept: its run fails then.
-    fn hold(&self, held: Held) -> Kept<'_, Option<String>>;
+    fn hold(&self, held: Held) -> Kept<'_, Accepted>;
 
     /// A held message is held no more. One that is approved is a run from now on.
     ///
@@ -159,13 +172,13 @@ impl Ledger for MemoryLedger {
         Box::pin(async { Ok(HashMap::new()) })
     }
 
-    fn accept(&self, run: Held, begins: bool) -> Kept<'_, Option<String>> {
+    fn accept(&self, run: Held, begins: bool) -> Kept<'_, Accepted> {
         let name = Uuid::new_v4().to_string();
         let began_at = begins.then_some(run.since);
         let run = Held { kept: Some(name.clone()), ..run };
         self.with(|pages| {
             pages.unfinished.push(Unfinished { run, began_at });
-            Some(name)
+            Accepted::New(Some(name))
         })
     }
 
@@ -190,12 +203,12 @@ impl Ledger for MemoryLedger {
         self.with(|pages| pages.held.clone())
     }
 
-    fn hold(&self, held: Held) -> Kept<'_, Option<String>> {
+    fn hold(&self, held: Held) -> Kept<'_, Accepted> {
         let name = Uuid::new_v4().to_string();
         let held = Held { kept: Some(name.clone()), ..held };
         self.with(|pages| {
             pages.held.push(held);
-            Some(name)
+            Accepted::New(Some(name))
         })
     }
 

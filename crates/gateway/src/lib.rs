@@ -75,7 +75,7 @@ pub use agent::{
 };
 pub use config::{Config, FailedRun, Limits, OnFailure, Timing};
 pub use gateway::{BindError, Gateway, Seam};
-pub use ledger::{Decision, Held, Kept, Ledger, MemoryLedger, Unfinished};
+pub use ledger::{Accepted, Decision, Held, Kept, Ledger, MemoryLedger, Unfinished};
 pub use memory::{End, Memory, NoMemory, Past, Recollection, Room};
 pub use policy::{Mode, Names, Policy, PolicyError, Rules};
 pub use principal::{Member, Principal};

@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use crate::agent::frame;
 use crate::lane::TIMED_OUT;
-use crate::outcome::Outcome;
+use crate::outcome::{Done, Outcome};
 use crate::runs::Origin;
 
 /// Under this key the owner stands in a memory; no peer's key is this.
@@ -65,6 +65,15 @@ impl Past {
             OWNER => Cow::Borrowed(&self.message),
             peer => Cow::Owned(frame::message(peer, None, &self.run_id, &self.message)),
         }
+    }
+}
+
+impl Past {
+    /// What whoever asks for its run is told.
+    pub(crate) fn done(&self) -> Done {
+        let unknown = || Outcome::Failed("what became of the run is not known".to_owned());
+        let outcome = self.end.clone().outcome().unwrap_or_else(unknown);
+        Done::new(&self.run_id, &outcome, 0, self.ended_at.unwrap_or(self.began_at))
     }
 }
 

@@ -157,7 +157,7 @@ fn forget(map: &mut HashMap<String, HashMap<u64, Arc<Conn>>>, key: &str, number:
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, OnceLock};
 
     use openclaw_protocol::connect::{ClientInfo, Granted};
 
@@ -183,6 +183,7 @@ mod tests {
             principal,
             way: Way::Owner,
             client,
+            shown: OnceLock::new(),
             granted,
             device: None,
             session_scoped,

@@ -1,6 +1,7 @@
 //! What was said, by session. In memory and bounded: the oldest goes first.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use openclaw_protocol::methods::agent::InputProvenance;
 use serde::Serialize;
@@ -38,7 +39,7 @@ pub(crate) struct Sessions {
 
 #[derive(Debug)]
 struct Session {
-    id: String,
+    id: Uuid,
     /// Numbered without a gap.
     rows: VecDeque<Row>,
     /// The number of the user row of each run.
@@ -55,8 +56,8 @@ pub(crate) enum NewRow {
     User {
         text: String,
         provenance: Option<InputProvenance>,
-        /// What the client says of itself; null when that is not remembered.
-        client: Value,
+        /// What the client says of itself; none when that is not remembered.
+        client: Option<Arc<Value>>,
         origin: Origin,
         /// Who has proven to be the sender.
         who: Who,
@@ -68,7 +69,7 @@ pub(crate) enum NewRow {
 #[derive(Debug)]
 struct Row {
     seq: u64,
-    id: String,
+    id: Uuid,
     run_id: String,
     ts: i64,
     content: NewRow,
@@ -152,7 +153,9 @@ impl Sessions {
         let session = self.sessions.entry(key.to_owned()).or_insert_with(|| Session::new(now));
         session.updated_at = now;
         session.next_seq += 1;
-        let (seq, id) = (session.next_seq, Uuid::new_v4().to_string());
+        let seq = session.next_seq;
+        // As unique as the session's own.
+        let id = Uuid::from_u128(session.id.as_u128() ^ u128::from(seq));
         let row = Row { seq, id, run_id: run_id.to_owned(), ts: now, content };
         self.bytes += session.push(row);
         if session.rows.len() > self.max_rows {
@@ -168,7 +171,7 @@ impl Sessions {
             let row = NewRow::User {
                 text: turn.message,
                 provenance: None,
-                client: Value::Null,
+                client: None,
                 origin: turn.origin,
                 who: if turn.from == OWNER { Who::Owner(None) } else { Who::Peer(turn.from) },
             };
@@ -226,7 +229,7 @@ impl Sessions {
             NewRow::User { .. } => None,
         });
         // Which of his devices the owner had before the start is not remembered.
-        let is_recalled = client.is_null();
+        let is_recalled = client.is_none();
         let who = match (who, &run.who) {
             (Who::Owner(None), owner @ Who::Owner(_)) if is_recalled => owner,
             (who, _) => who,
@@ -244,7 +247,7 @@ impl Sessions {
             rows.sort_by_key(|row| row.ts);
         }
         Rows {
-            session_id: sessions.last().map(|session| session.id.clone()),
+            session_id: sessions.last().map(|session| session.id.to_string()),
             messages: page.show(&rows),
             total: sessions.iter().map(|session| session.rows.len()).sum(),
         }
@@ -270,9 +273,8 @@ impl Sessions {
 
 impl Session {
     fn new(now: i64) -> Self {
-        let id = Uuid::new_v4().to_string();
         Self {
-            id,
+            id: Uuid::new_v4(),
             rows: VecDeque::new(),
             inputs: HashMap::new(),
             next_seq: 0,
@@ -303,7 +305,7 @@ impl Session {
     fn summary(&self, key: &str) -> Summary {
         Summary {
             key: key.to_owned(),
-            session_id: self.id.clone(),
+            session_id: self.id.to_string(),
             created_at: self.created_at,
             updated_at: self.updated_at,
             message_count: self.rows.len(),
@@ -342,8 +344,8 @@ impl Row {
             NewRow::User { provenance, client, who, .. } => {
                 let key = format!("{}:user", self.run_id);
                 note["idempotencyKey"] = json!(key);
-                if !client.is_null() {
-                    note["transport"] = json!({ "clients": [client] });
+                if let Some(client) = client {
+                    note["transport"] = json!({ "clients": [**client] });
                 }
                 if let Some(who) = who.name() {
                     note["from"] = json!(who);
@@ -385,7 +387,7 @@ mod tests {
     }
 
     fn user(text: &str) -> NewRow {
-        let client = json!({ "id": "cli" });
+        let client = Some(Arc::new(json!({ "id": "cli" })));
         NewRow::User {
             text: text.into(),
             provenance: None,

@@ -45,7 +45,7 @@ pub use list::Filter;
 pub use queue::{Claim, Lease};
 pub use row::{Direction, Event, NewMessage, Stored};
 pub use step::Step;
-pub use unfinished::Unfinished;
+pub use unfinished::{Accepted, Unfinished};
 pub(crate) use writer::{Carrier, Survives};
 use writer::{Desk, Order, Write, Writer};
 

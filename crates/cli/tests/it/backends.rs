@@ -57,6 +57,42 @@ async fn what_was_said_is_in_the_history_after_a_restart_and_its_key_is_answered
     assert_eq!(serve.end().await, Some(0));
 }
 
+/// Says once what it was told, in a file; of a long reply the door takes up nothing at its next start, and nothing that was
+/// said before it.
+const COUNTS: &str = "printf x >> ran; case \"$(cat)\" in
+    *long*) head -c 4194300 /dev/zero | tr '\\0' y;;
+    *slow*) until [ -e go ]; do sleep 0.01; done; echo slow;;
+    *) echo done;;
+esac";
+
+#[tokio::test]
+async fn a_key_that_only_the_archive_still_knows_never_runs_again_and_waits_for_no_other_run() {
+    let bobs = Host::new();
+    let agent = ["--agent", "exec", "--", "/bin/sh", "-c", COUNTS];
+    let (serve, alices) = bob(&bobs, &agent).await;
+    let id = uuid::Uuid::new_v4().to_string();
+    let once = ["send", "--to", "bob", "--message", "once", "--id", &id, "--json"];
+    alices.run(&once).await.ok();
+    assert!(say(&alices, "long").await.len() > 4_000_000);
+    assert_eq!(serve.end().await, Some(0));
+    let ran = || std::fs::read_to_string(bobs.path("ran")).unwrap();
+    let (serve, _) = bob(&bobs, &agent).await;
+    // The archive of the sender knows the id; a sender without one asks again.
+    let fresh = || Host::with_bob(&serve.url());
+    let again = fresh().run(&once).await.ok().json();
+    assert_eq!((&again["reply"]["text"], &*ran()), (&json!("done"), "xx"), "once each");
+    assert_eq!(serve.end().await, Some(0));
+
+    let (serve, alices) = bob(&bobs, &agent).await;
+    alices.run(&["send", "--to", "bob", "--message", "slow", "--no-wait"]).await.ok();
+    let again = Host::with_bob(&serve.url()).run(&once).await.ok().json();
+    assert_eq!(again["reply"]["text"], "done", "while another run of its session goes on");
+    assert!(!bobs.path("go").exists());
+    bobs.write("go", "");
+    assert_eq!(serve.end().await, Some(0));
+    assert_eq!(ran(), "xxx");
+}
+
 #[tokio::test]
 async fn openclaw_runs_the_turn_and_only_its_own_token_is_shown_to_it() {
     let script = Script::new()

@@ -227,6 +227,40 @@ async fn a_held_message_runs_when_the_owner_says_so_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_key_that_only_the_archive_still_knows_is_not_held_again() {
+    let (bobs, serve, _) = team("").await;
+    assert_eq!(serve.end().await, Some(0));
+    // Of a reply that long the door takes up nothing at its next start, and nothing that was said before it.
+    let script = "case \"$(cat)\" in *long*) head -c 4194300 /dev/zero | tr '\\0' y;; *) echo done;; esac";
+    let agent = ["--agent", "exec", "--", "/bin/sh", "-c", script];
+    let own = fs::read_to_string(bobs.path("alice.token")).unwrap();
+    let alice = async |serve: &Serve| {
+        let host = Host::with_bob(&serve.url());
+        host.call(&["token", "set", "bob"]).stdin(own.clone()).run().await.ok();
+        host
+    };
+    let once = ["--id", "0190a6c8-0000-7000-8000-000000000001"];
+    let serve = Serve::start(&bobs, &agent).await;
+    let host = alice(&serve).await;
+    send(&host, &once).await.ok();
+    host.run(&["send", "--to", "bob", "--message", "long"]).await.ok();
+    assert_eq!(serve.end().await, Some(0));
+
+    let policy = fs::read_to_string(bobs.config("policy.toml")).unwrap();
+    assert!(policy.contains("[peers.alice]"), "{policy}");
+    bobs.write(
+        bobs.config("policy.toml"),
+        policy.replace("[peers.alice]", "[peers.alice]\nmode = \"approve\""),
+    );
+    let serve = Serve::start(&bobs, &agent).await;
+    let host = alice(&serve).await;
+    let again = send(&host, &once).await.ok().json();
+    assert_eq!((&again["state"], &again["reply"]["text"]), (&json!("replied"), &json!("done")));
+    assert_eq!(send(&host, &["--no-wait"]).await.ok().json()["state"], "held", "a new one is");
+    assert_eq!(serve.end().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_flush_does_not_wait_for_the_owners_word() {
     let (bobs, serve, alices) = team("[peers.alice]\nmode = \"approve\"\n").await;
     let sent = send(&alices, &["--queue", "--no-wait"]).await.ok().json();

@@ -1,6 +1,6 @@
 //! A connection in memory: what an A2A client asks for goes the way of every other client's requests.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use openclaw_protocol::ErrorShape;
 use openclaw_protocol::a2a::VERSION;
@@ -59,6 +59,7 @@ impl Line {
                 display_name: Some("A2A".to_owned()),
                 device_family: None,
             },
+            shown: OnceLock::new(),
             granted: Granted {
                 scopes: vec![SCOPE_READ.to_owned(), SCOPE_WRITE.to_owned()],
                 ..Granted::default()

@@ -15,6 +15,7 @@ use crate::denial::{self, Rule};
 use crate::gateway::start_lane;
 use crate::keys::AGENT_ID;
 use crate::lane;
+use crate::ledger::Accepted;
 use crate::outcome::{Done, Outcome};
 use crate::policy::{Mode, Rules};
 use crate::principal::Member;
@@ -22,7 +23,7 @@ use crate::runs::{Admission, HeldRun, Job, Origin, Run, Runs, Stage};
 use crate::sessions::Past;
 use crate::shared::{Shared, lock, now_ms};
 use crate::shares::Who;
-use crate::taking::{Keeping, Taking};
+use crate::taking::{Keeping, Taking, tell_known};
 
 /// After a peer has too many runs at a time, one of them may be over so soon.
 const SOON_MS: u64 = 1000;
@@ -42,6 +43,7 @@ pub(super) enum Start {
 pub(super) fn admit(call: &Call<'_>, mut job: Job, before: Option<String>) -> Result<Start, ErrorShape> {
     let run = Arc::clone(&job.run);
     let earlier = call.conn.earlier_who().zip(before).map(|(who, session)| run.before(who, session));
+    job.earlier = earlier.as_ref().and_then(|run| Some((run.who.peer()?.to_owned(), run.session.clone())));
     let now = Instant::now();
     // Held to the end: a run cannot end in between.
     let mut runs = lock(&call.shared.runs);
@@ -79,7 +81,7 @@ pub(super) fn admit(call: &Call<'_>, mut job: Job, before: Option<String>) -> Re
             if let (Some(name), Some(taking)) = (name, waits) {
                 let shared = Arc::clone(call.shared);
                 // Nobody may wait for the name any more: the run can have been stopped.
-                call.shared.tasks.spawn(async move { drop(name.send(taking.down(&shared).await)) });
+                call.shared.tasks.spawn(async move { settle(&shared, *taking, name).await });
             }
             if starts_lane {
                 start_lane(call.shared, run.session.clone(), slot);
@@ -89,6 +91,20 @@ pub(super) fn admit(call: &Call<'_>, mut job: Job, before: Option<String>) -> Re
         Admission::Known(known) => repeat(&runs, &run, &known),
         Admission::Refused(error) => Err(error),
     }
+}
+
+/// Writes a run down that waits. One that is known needs no turn: it is answered before it has one.
+async fn settle(shared: &Shared, taking: Taking, name: oneshot::Sender<Accepted>) {
+    let run = Arc::clone(&taking.run);
+    let accepted = taking.down(shared).await;
+    if let Accepted::Known(past) = &accepted {
+        // Not in the condition: the lock would be held through the body.
+        let waiting = lock(&shared.runs).withdraw(&run);
+        if let Some(job) = waiting {
+            return lane::repeat_past(shared, job, past);
+        }
+    }
+    drop(name.send(accepted));
 }
 
 /// Whether the policy lets a peer start another run now; true if that is to be held.
@@ -117,6 +133,7 @@ fn count(shared: &Shared, who: &Who) {
 
 fn taking(call: &Call<'_>, job: &Job, begins: bool) -> Box<Taking> {
     Box::new(Taking {
+        run: Arc::clone(&job.run),
         written: job.written(&job.run.id, job.run.accepted_at),
         begins,
         conn: Arc::clone(call.conn),
@@ -142,7 +159,13 @@ async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, mut held: 
     let mut runs = lock(&shared.runs);
     let error = match kept {
         Err(error) => error,
-        Ok(name) => {
+        Ok(Accepted::Known(past)) => {
+            let job = runs.give_up(held);
+            drop(runs);
+            tell_known(conn, request, &job.run, &past);
+            return lane::repeat_past(shared, job, &past);
+        }
+        Ok(Accepted::New(name)) => {
             held.kept = name;
             let mut ack = acknowledgement(conn, &held.job.run);
             ack["held"] = json!(true);
@@ -185,7 +208,7 @@ fn remember(run: &Run, past: Past) -> Result<Start, ErrorShape> {
 }
 
 /// Somebody's key is nobody else's: it would give him the reply.
-fn conflict() -> ErrorShape {
+pub(crate) fn conflict() -> ErrorShape {
     ErrorShape::invalid("idempotencyKey was used with other input")
         .with_details(json!({ "reason": "chat-request-conflict" }))
 }

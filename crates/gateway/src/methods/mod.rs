@@ -29,6 +29,8 @@ pub(crate) mod info;
 mod run;
 mod setup;
 
+pub(crate) use admission::conflict;
+
 /// The events that a client may see, and whether a peer may.
 const EVENTS: [(&str, For); 6] = [
     ("connect.challenge", For::All),

@@ -131,11 +131,6 @@ fn job(
     {
         return Err(denial::too_much(Rule::MessageBytes, rules.message_bytes));
     }
-    let client = &call.conn.client;
-    let mut shown = json!({ "id": client.id, "mode": client.mode });
-    if let Some(name) = &client.display_name {
-        shown["displayName"] = json!(name);
-    }
     let digest = sha256(message.as_bytes());
     let who = call.conn.who();
     Ok(Job {
@@ -145,12 +140,13 @@ fn job(
         sender: Sender {
             principal: call.conn.principal.clone(),
             device_id: call.conn.device.clone(),
-            display_name: client.display_name.clone(),
+            display_name: call.conn.client.display_name.clone(),
         },
-        client: shown,
+        client: call.conn.shown_client(),
         timeout: None,
         reply_to: None,
         kept: Keeping::default(),
+        earlier: None,
         stage: Stage::Waits,
     })
 }

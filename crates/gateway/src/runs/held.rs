@@ -8,7 +8,7 @@ use openclaw_protocol::ErrorShape;
 
 use super::{Job, Origin, Run, Runs, Stage, restarting};
 use crate::agent::Sender;
-use crate::ledger::{Held, Unfinished};
+use crate::ledger::{Accepted, Held, Unfinished};
 use crate::memory::OWNER;
 use crate::principal::{Member, Principal};
 use crate::secret::sha256;
@@ -54,7 +54,7 @@ impl Runs {
 
     /// Puts a run back into its lane that was there before a restart, whether there is room or not.
     pub(crate) fn take_up(&mut self, unfinished: Unfinished) {
-        let kept = Keeping::Done(unfinished.run.kept.clone());
+        let kept = Keeping::Done(Accepted::New(unfinished.run.kept.clone()));
         let stage = unfinished.began_at.map_or(Stage::Waits, Stage::Began);
         let job = Job { kept, stage, ..Job::from(unfinished.run) };
         self.know_again(&job);
@@ -90,7 +90,7 @@ impl Runs {
 
     /// Lets a held run into its lane; says whether that has to be started.
     pub(crate) fn let_in(&mut self, held: HeldRun) -> bool {
-        self.enqueue(Job { kept: Keeping::Done(held.kept), ..held.job })
+        self.enqueue(Job { kept: Keeping::Done(Accepted::New(held.kept)), ..held.job })
     }
 
     /// Whether new runs are taken.
@@ -125,10 +125,11 @@ impl From<Held> for Job {
             message: held.message,
             provenance: held.provenance,
             sender: Sender { principal, device_id: held.device_id, display_name },
-            client: held.client,
+            client: Arc::new(held.client),
             timeout: held.timeout_ms.map(Duration::from_millis),
             reply_to: None,
             kept: Keeping::default(),
+            earlier: None,
             stage: Stage::Waits,
         }
     }

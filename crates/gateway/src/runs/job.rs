@@ -107,13 +107,15 @@ pub(crate) struct Job {
     pub(crate) provenance: Option<InputProvenance>,
     pub(crate) sender: Sender,
     /// The client as it stands in the history.
-    pub(crate) client: Value,
+    pub(crate) client: Arc<Value>,
     /// The caller's own limit.
     pub(crate) timeout: Option<Duration>,
     /// Who gets the second answer, under which request id.
     pub(crate) reply_to: Option<(Arc<Outbox>, String)>,
     /// Whether it is written down.
     pub(crate) kept: Keeping,
+    /// The key and the session that its sender had before his device had a name here.
+    pub(crate) earlier: Option<(String, String)>,
     /// How far it was when it was.
     pub(crate) stage: Stage,
 }
@@ -142,8 +144,9 @@ impl Job {
             peer: self.sender.principal.key().to_owned(),
             name: self.sender.principal.peer().map_or_else(|| OWNER.to_owned(), |member| member.name.clone()),
             device_id: self.sender.device_id.clone(),
-            client: self.client.clone(),
+            client: Value::clone(&self.client),
             provenance: self.provenance.clone(),
+            earlier: self.earlier.clone(),
             message: self.message.clone(),
             timeout_ms: self.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
             since,

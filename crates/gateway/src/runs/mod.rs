@@ -260,6 +260,16 @@ impl Runs {
         (stopped, current.map(|run| run.id.clone()))
     }
 
+    /// Takes a run out that waits in its lane, to be finished.
+    pub(crate) fn withdraw(&mut self, run: &Arc<Run>) -> Option<Job> {
+        let lane = self.lanes.get_mut(&run.session)?;
+        let place = lane.queue.iter().position(|job| Arc::ptr_eq(&job.run, run))?;
+        let job = lane.queue.remove(place)?;
+        self.queued.remove(&job.run.who, job.size());
+        self.active.remove(&job.run.who, 0);
+        Some(job)
+    }
+
     /// The executing run of a session, and the waiting ones: those that are held after the others.
     pub(crate) fn of_session(&self, session: &str) -> (Option<Arc<Run>>, Vec<(String, bool)>) {
         let lane = self.lanes.get(session);
@@ -312,10 +322,11 @@ mod tests {
             message: "hello".into(),
             provenance: None,
             sender: Sender::default(),
-            client: Value::Null,
+            client: Arc::new(Value::Null),
             timeout: None,
             reply_to: None,
             kept: Keeping::default(),
+            earlier: None,
             stage: Stage::Waits,
         }
     }

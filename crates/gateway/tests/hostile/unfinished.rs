@@ -17,6 +17,7 @@ fn left_behind(run: &str, message: &str) -> Kept {
         is_chat: false,
         session: "agent:main:mesh:alice".into(),
         peer: "alice".into(),
+        earlier: None,
         name: "Alice".into(),
         device_id: None,
         client: json!({}),

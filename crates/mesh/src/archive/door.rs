@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use rusqlite::params;
 
 use super::row::{NewMessage, Run, event, insert_received, now};
-use super::{Archive, ArchiveError};
+use super::unfinished::known_run;
+use super::{Accepted, Archive, ArchiveError};
 use crate::record::State;
 
 /// What became of a held message.
@@ -42,8 +43,8 @@ impl Archive {
         .await
     }
 
-    /// Keeps a message that waits for the owner's word, under a name of its own, with a document that it takes to run it.
-    /// Gives the message's id. It is on the disk when this returns.
+    /// Keeps a message that waits for the owner's word, under a name of its own, with a document that it takes to run it;
+    /// unless its run is known, as for [`Archive::accept_run`]. It is on the disk when this returns.
     ///
     /// # Errors
     /// When it cannot be kept.
@@ -52,14 +53,18 @@ impl Archive {
         id: String,
         mut message: NewMessage,
         document: String,
-    ) -> Result<String, ArchiveError> {
+        earlier: Option<(String, String)>,
+    ) -> Result<Accepted, ArchiveError> {
         message.state = State::Held;
         self.ask(move |db| {
             let sender = message.peer.email_prefix.to_lowercase();
+            if let Some(known) = known_run(db, &message, &sender, earlier.as_ref())? {
+                return Ok(Accepted::Known(Box::new(known)));
+            }
             let seq = insert_received(db, &mut message, &Run { sender, ..Run::default() })?;
             let sql = "INSERT INTO held (id, message, document) VALUES (?1, ?2, ?3)";
             db.execute(sql, params![id, seq, document])?;
-            Ok(message.id.clone())
+            Ok(Accepted::New(message.id.clone()))
         })
         .await
     }
@@ -152,7 +157,10 @@ mod tests {
     async fn a_held_message_lives_one_life_whatever_is_decided() {
         let (_folder, archive) = archive();
         for id in ["id-1", "id-2", "id-3"] {
-            archive.hold(id.to_uppercase(), received(id, "alice"), format!("document {id}")).await.unwrap();
+            archive
+                .hold(id.to_uppercase(), received(id, "alice"), format!("document {id}"), None)
+                .await
+                .unwrap();
             assert_eq!(state(&archive, id).await, (State::Held, None));
         }
         assert!(archive.received(None, 9, 9999).await.unwrap().is_empty(), "none of them was said yet");
@@ -185,9 +193,9 @@ mod tests {
     async fn what_came_is_counted_by_peer_from_a_time_on() {
         let (_folder, archive) = archive();
         for (id, peer) in [("id-1", "alice"), ("id-2", "alice"), ("id-3", "bob")] {
-            archive.accept_run(received(id, peer), peer, String::new(), false).await.unwrap();
+            archive.accept_run(received(id, peer), peer, String::new(), None, false).await.unwrap();
         }
-        archive.hold("h".into(), received("id-4", "bob"), String::new()).await.unwrap();
+        archive.hold("h".into(), received("id-4", "bob"), String::new(), None).await.unwrap();
         let counted = archive.received_since(0).await.unwrap();
         assert_eq!((counted["alice"], counted["bob"], counted.len()), (2, 2, 2));
         assert!(archive.received_since(i64::MAX).await.unwrap().is_empty());

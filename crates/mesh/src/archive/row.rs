@@ -479,7 +479,7 @@ pub(super) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or_default()
 }
 
-fn via_name(via: Via) -> &'static str {
+pub(super) fn via_name(via: Via) -> &'static str {
     match via {
         Via::Agent => "agent",
         Via::Chat => "chat",

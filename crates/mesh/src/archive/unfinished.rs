@@ -1,9 +1,9 @@
 //! The runs that came to us and are not over: what the gateway behind `serve` goes on with when it was killed.
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::row::{COLUMNS, NewMessage, Run, insert_received, now, stored, timestamp};
+use super::row::{COLUMNS, NewMessage, Run, insert_received, now, stored, timestamp, via_name};
 use super::step::apply;
 use super::{Archive, ArchiveError, Committed, Step, Stored, Survives};
 
@@ -26,10 +26,19 @@ pub struct Unfinished {
     pub began_at: Option<Timestamp>,
 }
 
+/// What became of a run that came to us.
+#[derive(Debug)]
+pub enum Accepted {
+    /// It is new, and its message has this id.
+    New(String),
+    /// It came before.
+    Known(Box<Stored>),
+}
+
 impl Archive {
-    /// Keeps a message that came to us as a run that waits, or begins now, with a document that it takes to run it.
-    /// `sender` is who proved to have sent it, whatever the message says. Gives its id; it survives our own crash when
-    /// this returns.
+    /// Keeps a message that came to us as a run that waits, or begins now, with a document that it takes to run it; unless
+    /// its run is known: of this sender, in this session, or under its earlier key in its earlier one, over the same method.
+    /// `sender` is who proved to have sent it, whatever the message says. It survives our own crash when this returns.
     ///
     /// # Errors
     /// When it cannot be kept.
@@ -38,13 +47,17 @@ impl Archive {
         mut message: NewMessage,
         sender: &str,
         document: String,
+        earlier: Option<(String, String)>,
         begins: bool,
-    ) -> Result<String, ArchiveError> {
+    ) -> Result<Accepted, ArchiveError> {
         let run = Run { sender: sender.to_owned(), document: Some(document), began_at: begins.then(now) };
         // What the machine's crash takes from us its sender looks for, and has still.
         self.ask_here(message.header.len() + message.text.len(), Survives::Process, move |db| {
+            if let Some(known) = known_run(db, &message, &run.sender, earlier.as_ref())? {
+                return Ok(Accepted::Known(Box::new(known)));
+            }
             insert_received(db, &mut message, &run)?;
-            Ok(message.id.clone())
+            Ok(Accepted::New(message.id.clone()))
         })
         .await
     }
@@ -87,11 +100,28 @@ impl Archive {
     }
 }
 
+/// The newest message that brought this run before; `earlier` is another sender and session that are the same.
+pub(super) fn known_run(
+    db: &Connection,
+    message: &NewMessage,
+    sender: &str,
+    earlier: Option<&(String, String)>,
+) -> Result<Option<Stored>, rusqlite::Error> {
+    let sql = "SELECT seq FROM messages INDEXED BY received_by_run WHERE direction = 'in' AND run_id = ?1 AND via = ?2
+        AND ((sender = ?3 AND session = ?4) OR (sender = ?5 AND session = ?6)) ORDER BY seq DESC LIMIT 1";
+    let (key, session) = earlier.map(|(key, session)| (key, session)).unzip();
+    let values = params![message.run_id, via_name(message.via), sender, message.session, key, session];
+    let found: Option<i64> = db.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()?;
+    let Some(seq) = found else { return Ok(None) };
+    db.query_row(&format!("SELECT {COLUMNS} FROM messages WHERE seq = ?1"), [seq], stored).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use crate::archive::tests::{archive, message};
-    use crate::archive::{Archive, Decision, Direction, Filter, NewMessage, Step};
+    use crate::archive::{Accepted, Archive, Decision, Direction, Filter, NewMessage, Step};
     use crate::record::State;
+    use crate::registry::Via;
 
     fn received(id: &str, text: &str) -> NewMessage {
         NewMessage { direction: Direction::In, state: State::Accepted, ..message(id, "bob", text) }
@@ -103,15 +133,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_run_is_known_to_its_sender_in_its_session_and_under_what_he_was_called_before() {
+        let (_folder, archive) = archive();
+        let accept =
+            async |id: &str, run: &str, sender: &str, session: &str, earlier: Option<(&str, &str)>| {
+                let earlier = earlier.map(|(key, session)| (key.to_owned(), session.to_owned()));
+                let message =
+                    NewMessage { run_id: run.into(), session: session.into(), ..received(id, "hello") };
+                match archive.accept_run(message, sender, "document".into(), earlier, true).await.unwrap() {
+                    Accepted::New(_) => None,
+                    Accepted::Known(stored) => Some(stored.record.id),
+                }
+            };
+        assert_eq!(accept("id-1", "r", "alice", "s", None).await, None);
+        assert_eq!(accept("id-2", "r", "alice", "s", None).await.as_deref(), Some("id-1"));
+        assert_eq!(accept("id-3", "other", "alice", "s", None).await, None);
+        assert_eq!(accept("id-4", "r", "alice", "t", None).await, None);
+        assert_eq!(accept("id-5", "r", "carol", "s", None).await, None);
+        let known = accept("id-6", "r", "dave", "d", Some(("alice", "s"))).await;
+        assert_eq!(known.as_deref(), Some("id-1"), "Dave was called Alice before");
+        assert_eq!(accept("id-7", "r", "dave", "d", Some(("alice", "d"))).await, None);
+        let chat = NewMessage { run_id: "r".into(), via: Via::Chat, ..received("id-8", "hello") };
+        let chat = NewMessage { session: "s".into(), ..chat };
+        let accepted = archive.hold("h".into(), chat.clone(), "document".into(), None).await.unwrap();
+        assert!(matches!(accepted, Accepted::New(_)), "keys are known per method: {accepted:?}");
+        let accepted = archive.hold("h-2".into(), chat, "document".into(), None).await.unwrap();
+        assert!(matches!(accepted, Accepted::Known(_)), "{accepted:?}");
+    }
+
+    #[tokio::test]
     async fn a_run_is_found_by_its_words_before_it_is_over_and_after() {
         let (_folder, archive) = archive();
         archive.begin(message("id-1", "carol", "the deployment")).await.unwrap();
         for (id, text) in
             [("id-2", "请看构建结果 of the deployment"), ("id-3", "nothing"), ("id-4", "DEPLOY")]
         {
-            archive.accept_run(received(id, text), "bob", "document".into(), true).await.unwrap();
+            archive.accept_run(received(id, text), "bob", "document".into(), None, true).await.unwrap();
         }
-        archive.hold("h".into(), received("id-5", "hold the deployment"), "document".into()).await.unwrap();
+        archive
+            .hold("h".into(), received("id-5", "hold the deployment"), "document".into(), None)
+            .await
+            .unwrap();
         let all = ["id-1", "id-2", "id-4", "id-5"];
         assert_eq!(find(&archive, "deploy", None).await, all);
         assert_eq!(find(&archive, "deploy", Some(2)).await, ["id-4", "id-5"]);

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 
-use agent_mesh_gateway::{Decision, End, Held, Kept, Ledger, Unfinished};
+use agent_mesh_gateway::{Accepted, Decision, End, Held, Kept, Ledger, Unfinished};
 use agent_team_mesh::archive::{self, Archive, ArchiveError, Direction, NewMessage, Step};
 use agent_team_mesh::client::protocol::attribution::Header;
 use agent_team_mesh::record::{State, To};
 use agent_team_mesh::registry::Via;
 use uuid::Uuid;
+
+use super::memory::past;
 
 /// Names and topics are the sender's to choose; this much of them is kept.
 const LONGEST_NAME: usize = 128;
@@ -21,14 +23,14 @@ impl Ledger for ArchiveLedger {
         Box::pin(async move { self.0.received_since(since).await.map_err(io::Error::other) })
     }
 
-    fn accept(&self, mut run: Held, begins: bool) -> Kept<'_, Option<String>> {
+    fn accept(&self, mut run: Held, begins: bool) -> Kept<'_, Accepted> {
         Box::pin(async move {
             let row = message(&run);
             // The message stands in its row.
             run.message.clear();
             let document = serde_json::to_string(&run).map_err(io::Error::other)?;
-            let kept = self.0.accept_run(row, &run.peer, document, begins).await;
-            kept.map(Some).map_err(io::Error::other)
+            let accepted = self.0.accept_run(row, &run.peer, document, run.earlier, begins).await;
+            accepted.map(known_or_new).map_err(io::Error::other)
         })
     }
 
@@ -65,11 +67,12 @@ impl Ledger for ArchiveLedger {
         })
     }
 
-    fn hold(&self, held: Held) -> Kept<'_, Option<String>> {
+    fn hold(&self, held: Held) -> Kept<'_, Accepted> {
         Box::pin(async move {
             let document = serde_json::to_string(&held).map_err(io::Error::other)?;
             let row = message(&held);
-            self.0.hold(held.id, row, document).await.map(Some).map_err(io::Error::other)
+            let accepted = self.0.hold(held.id, row, document, held.earlier).await;
+            accepted.map(known_or_new).map_err(io::Error::other)
         })
     }
 
@@ -88,6 +91,13 @@ impl Ledger for ArchiveLedger {
 
     fn pause(&self, paused: bool) -> Kept<'_, ()> {
         kept(self.0.pause(paused))
+    }
+}
+
+fn known_or_new(accepted: archive::Accepted) -> Accepted {
+    match accepted {
+        archive::Accepted::New(id) => Accepted::New(Some(id)),
+        archive::Accepted::Known(stored) => Accepted::Known(Box::new(past(*stored))),
     }
 }
 

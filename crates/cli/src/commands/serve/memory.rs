@@ -36,7 +36,7 @@ fn pasts(found: Result<Vec<Stored>, ArchiveError>) -> io::Result<Vec<Past>> {
     Ok(found.map_err(|error| failed(&error))?.into_iter().map(past).collect())
 }
 
-fn past(row: Stored) -> Past {
+pub fn past(row: Stored) -> Past {
     let origin = match row.record.via {
         Via::Chat => Origin::Chat,
         _ => Origin::Agent,
