@@ -52,9 +52,10 @@ use writer::{Desk, Order, Write, Writer};
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// So many reads at a time. SQLite cannot close a reader's descriptor while the writing connection has its lock, which it
-/// always has, and keeps it for the next reader: as many descriptors as there ever were readers at one time.
-const READERS: usize = 4;
+/// So many reads at a time. Each takes a thread, and glibc keeps for a thread what it once had, up to a MiB where a reader has
+/// opened the file: in a process that lives on, as much as there ever were readers at one time. As many descriptors, too:
+/// SQLite cannot close a reader's while the writing connection has its lock, which it always has.
+const READERS: usize = 2;
 
 /// How many statements a connection keeps prepared: all there are. One message takes more than rusqlite's usual 16.
 const STATEMENTS: usize = 128;
