@@ -19,6 +19,7 @@ mod handshake;
 mod held;
 mod http;
 mod imitation;
+mod known;
 mod lockout;
 mod methods;
 mod pairing;
