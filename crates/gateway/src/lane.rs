@@ -48,8 +48,8 @@ pub(crate) async fn work(shared: Arc<Shared>, session: String, mut slot: Option<
 
 async fn execute(shared: &Arc<Shared>, mut job: Job) {
     job.kept.done(shared).await;
-    if let Some(past) = job.kept.take_known() {
-        return repeat_past(shared, job, &past);
+    if let Some(past) = job.kept.known() {
+        return repeat_past(shared, &job, past);
     }
     if job.stage == Stage::Waits
         && let Some(name) = job.kept.name()
@@ -78,12 +78,12 @@ async fn execute(shared: &Arc<Shared>, mut job: Job) {
 }
 
 /// Answers a run that only the ledger knew with what became of it then.
-pub(crate) fn repeat_past(shared: &Shared, job: Job, past: &Past) {
-    let Job { run, reply_to, .. } = job;
+pub(crate) fn repeat_past(shared: &Shared, job: &Job, past: &Past) {
+    let run = &job.run;
     tracing::info!(run = run.id, session = run.session, from = past.from, "a run was over before");
     let done = Arc::new(past.done());
-    lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
-    answer(reply_to, &done);
+    lock(&shared.runs).finish(run, Arc::clone(&done), Instant::now());
+    answer(job.reply_to.as_ref(), &done);
 }
 
 /// In its session, unless it stands there from before a restart.
@@ -265,9 +265,9 @@ pub(crate) fn stop_waiting(shared: &Arc<Shared>, mut job: Job) {
     });
 }
 
-fn stop(shared: &Shared, mut job: Job) {
-    match job.kept.take_known() {
-        Some(past) => repeat_past(shared, job, &past),
+fn stop(shared: &Shared, job: Job) {
+    match job.kept.known() {
+        Some(past) => repeat_past(shared, &job, past),
         None => finish(shared, job, &Outcome::Aborted),
     }
 }
@@ -310,7 +310,7 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
     );
     let done = Arc::new(Done::new(&run.id, outcome, took, ended_at));
     lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
-    answer(reply_to, &done);
+    answer(reply_to.as_ref(), &done);
     match outcome {
         Outcome::Reply(text) => {
             let fill = |event: &mut ChatEvent| {
@@ -330,9 +330,9 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
 }
 
 /// The second answer.
-fn answer(reply_to: Option<(Arc<Outbox>, String)>, done: &Done) {
+fn answer(reply_to: Option<&(Arc<Outbox>, String)>, done: &Done) {
     if let Some((outbox, request)) = reply_to
-        && let Ok(text) = encode_response(&request, done.payload.as_deref(), done.error.as_ref())
+        && let Ok(text) = encode_response(request, done.payload.as_deref(), done.error.as_ref())
     {
         outbox.answer(text);
     }

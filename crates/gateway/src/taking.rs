@@ -86,13 +86,10 @@ impl Keeping {
     }
 
     /// What became of it before, if it ran already.
-    pub(crate) fn take_known(&mut self) -> Option<Past> {
-        match std::mem::take(self) {
-            Self::Done(Accepted::Known(past)) => Some(*past),
-            other => {
-                *self = other;
-                None
-            }
+    pub(crate) fn known(&self) -> Option<&Past> {
+        match self {
+            Self::Done(Accepted::Known(past)) => Some(past),
+            Self::Own(_) | Self::Soon(_) | Self::Done(Accepted::New(_)) => None,
         }
     }
 

@@ -57,8 +57,8 @@ async fn what_was_said_is_in_the_history_after_a_restart_and_its_key_is_answered
     assert_eq!(serve.end().await, Some(0));
 }
 
-/// Says once what it was told, in a file; of a long reply the door takes up nothing at its next start, and nothing that was
-/// said before it.
+/// An agent that notes each of its runs in a file. Its long reply is more than the door takes up at its next start, so nothing
+/// that was said before it is known in memory then.
 const COUNTS: &str = "printf x >> ran; case \"$(cat)\" in
     *long*) head -c 4194300 /dev/zero | tr '\\0' y;;
     *slow*) until [ -e go ]; do sleep 0.01; done; echo slow;;

@@ -101,7 +101,7 @@ async fn settle(shared: &Shared, taking: Taking, name: oneshot::Sender<Accepted>
         // Not in the condition: the lock would be held through the body.
         let waiting = lock(&shared.runs).withdraw(&run);
         if let Some(job) = waiting {
-            return lane::repeat_past(shared, job, past);
+            return lane::repeat_past(shared, &job, past);
         }
     }
     drop(name.send(accepted));
@@ -163,7 +163,7 @@ async fn write_down(shared: &Arc<Shared>, conn: &Conn, request: &str, mut held: 
             let job = runs.give_up(held);
             drop(runs);
             tell_known(conn, request, &job.run, &past);
-            return lane::repeat_past(shared, job, &past);
+            return lane::repeat_past(shared, &job, &past);
         }
         Ok(Accepted::New(name)) => {
             held.kept = name;

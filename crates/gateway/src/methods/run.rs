@@ -18,7 +18,7 @@ use crate::agent::Sender;
 use crate::conn::Conn;
 use crate::denial::{self, Rule};
 use crate::keys::AGENT_ID;
-use crate::outcome::{Done, Outcome};
+use crate::memory::End;
 use crate::runs::{Job, Origin, Run, Stage, provenance_texts};
 use crate::secret::sha256;
 use crate::shared::{Shared, lock, now_ms};
@@ -219,10 +219,12 @@ async fn ended_before(shared: &Shared, conn: &Conn, run_id: &str) -> Option<Agen
         None
     })?;
     let is_his = conn.all_who().any(|who| who.peer().is_none_or(|key| key == past.from));
-    let outcome = past.end.outcome().filter(|_| is_his)?;
-    let mut waited = Done::new(run_id, &outcome, 0, past.ended_at.unwrap_or(past.began_at)).waited;
+    if !is_his || past.end == End::Open {
+        return None;
+    }
+    let mut waited = past.done().waited;
     // All of it: the history may have forgotten the reply, and then nothing else tells it.
-    if let (Outcome::Reply(whole), Some(reply)) = (outcome, &mut waited.terminal_reply) {
+    if let (End::Replied(whole), Some(reply)) = (past.end, &mut waited.terminal_reply) {
         reply.text = Some(whole);
     }
     Some(waited)

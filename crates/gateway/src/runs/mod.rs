@@ -249,15 +249,18 @@ impl Runs {
         let all = std::mem::take(&mut lane.queue);
         let (stopped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|job| is_wanted(&job.run));
         lane.queue = kept.into();
-        for job in &stopped {
-            self.queued.remove(&job.run.who, job.size());
-            self.active.remove(&job.run.who, 0);
-        }
-        let current = lane.current.as_ref().filter(|run| is_wanted(run));
-        if let Some(run) = current {
+        let current = lane.current.clone().filter(|run| is_wanted(run));
+        stopped.iter().for_each(|job| self.waits_no_more(job));
+        if let Some(run) = &current {
             run.abort.cancel();
         }
         (stopped, current.map(|run| run.id.clone()))
+    }
+
+    /// Counts a job no more that was taken out of its lane's queue.
+    fn waits_no_more(&mut self, job: &Job) {
+        self.queued.remove(&job.run.who, job.size());
+        self.active.remove(&job.run.who, 0);
     }
 
     /// Takes a run out that waits in its lane, to be finished.
@@ -265,8 +268,7 @@ impl Runs {
         let lane = self.lanes.get_mut(&run.session)?;
         let place = lane.queue.iter().position(|job| Arc::ptr_eq(&job.run, run))?;
         let job = lane.queue.remove(place)?;
-        self.queued.remove(&job.run.who, job.size());
-        self.active.remove(&job.run.who, 0);
+        self.waits_no_more(&job);
         Some(job)
     }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent_mesh_gateway::{
-    Accepted, Agent, Decision, End, Held as Written, Kept, Ledger, MemoryLedger, Origin, Past, Unfinished,
+    Accepted, Decision, End, Held as Written, Kept, Ledger, MemoryLedger, Origin, Past, Unfinished,
 };
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::door::*;
 use crate::support::*;
@@ -79,15 +80,17 @@ impl Ledger for Diary {
     }
 }
 
-async fn door(agent: Arc<dyn Agent>, rules: &str) -> Door {
-    Door::open(agent, rules, |config| config.ledger = Arc::new(Diary::default())).await
+/// A door with that ledger, Alice in it, and the turns of its agent.
+async fn with_alice(rules: &str) -> (Door, Peer, UnboundedReceiver<Held>) {
+    let (puppet, turns) = Puppet::new();
+    let door = Door::open(puppet, rules, |config| config.ledger = Arc::new(Diary::default())).await;
+    let alice = door.alice().await;
+    (door, alice, turns)
 }
 
 #[tokio::test]
 async fn a_known_key_is_answered_at_once_also_behind_a_run_that_goes_on() {
-    let (puppet, mut turns) = Puppet::new();
-    let door = door(puppet, "").await;
-    let mut alice = door.alice().await;
+    let (_door, mut alice, mut turns) = with_alice("").await;
     let again = alice.request("agent", say("main", "hello", "old")).await;
     assert_eq!(reply(&alice.answer(&again).await), "of last week");
 
@@ -107,9 +110,7 @@ async fn a_known_key_is_answered_at_once_also_behind_a_run_that_goes_on() {
 
 #[tokio::test]
 async fn a_known_key_with_other_words_is_a_conflict_of_chat_send() {
-    let (puppet, mut turns) = Puppet::new();
-    let door = door(puppet, "").await;
-    let mut alice = door.alice().await;
+    let (_door, mut alice, mut turns) = with_alice("").await;
     let error = alice.error("chat.send", say("main", "other words", "old")).await;
     assert_eq!(error["details"]["reason"], "chat-request-conflict");
     assert!(turns.try_recv().is_err());
@@ -117,9 +118,7 @@ async fn a_known_key_with_other_words_is_a_conflict_of_chat_send() {
 
 #[tokio::test]
 async fn a_known_key_is_not_held_again_and_nobody_else_learns_of_it() {
-    let (puppet, mut turns) = Puppet::new();
-    let door = door(puppet, "[peers.alice]\nmode = \"approve\"\n").await;
-    let mut alice = door.alice().await;
+    let (door, mut alice, mut turns) = with_alice("[peers.alice]\nmode = \"approve\"\n").await;
     let again = alice.request("agent", say("main", "hello", "old")).await;
     assert_eq!(reply(&alice.answer(&again).await), "of last week");
     let held = alice.ok("agent", say("main", "hello", "new")).await;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use rusqlite::params;
 
+use super::received::known_run;
 use super::row::{NewMessage, Run, event, insert_received, now};
-use super::unfinished::known_run;
 use super::{Accepted, Archive, ArchiveError};
 use crate::record::State;
 

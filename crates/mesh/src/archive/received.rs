@@ -1,8 +1,8 @@
 //! What came to us: for a gateway that has to know it again after a restart.
 
-use rusqlite::{Connection, OptionalExtension, Params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
-use super::row::{COLUMNS, stored};
+use super::row::{COLUMNS, NewMessage, stored, via_name};
 use super::unfinished::BEGAN;
 use super::{Archive, ArchiveError, Stored, door};
 
@@ -40,6 +40,22 @@ impl Archive {
         })
         .await
     }
+}
+
+/// The newest message that brought this run before; `earlier` is another sender and session that are the same.
+pub(super) fn known_run(
+    db: &Connection,
+    message: &NewMessage,
+    sender: &str,
+    earlier: Option<&(String, String)>,
+) -> Result<Option<Stored>, rusqlite::Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM messages INDEXED BY received_by_run WHERE direction = 'in' AND run_id = ?1 AND via = ?2
+            AND ((sender = ?3 AND session = ?4) OR (sender = ?5 AND session = ?6)) ORDER BY seq DESC LIMIT 1"
+    );
+    let (key, session) = earlier.map(|(key, session)| (key, session)).unzip();
+    let values = params![message.run_id, via_name(message.via), sender, message.session, key, session];
+    db.prepare_cached(&sql)?.query_row(values, stored).optional()
 }
 
 /// Read row by row, and no further than there is room: one row may have megabytes.

@@ -1,9 +1,10 @@
 //! The runs that came to us and are not over: what the gateway behind `serve` goes on with when it was killed.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::params;
 
-use super::row::{COLUMNS, NewMessage, Run, insert_received, now, stored, timestamp, via_name};
+use super::received::known_run;
+use super::row::{COLUMNS, NewMessage, Run, insert_received, now, stored, timestamp};
 use super::step::apply;
 use super::{Archive, ArchiveError, Committed, Step, Stored, Survives};
 
@@ -98,22 +99,6 @@ impl Archive {
         })
         .await
     }
-}
-
-/// The newest message that brought this run before; `earlier` is another sender and session that are the same.
-pub(super) fn known_run(
-    db: &Connection,
-    message: &NewMessage,
-    sender: &str,
-    earlier: Option<&(String, String)>,
-) -> Result<Option<Stored>, rusqlite::Error> {
-    let sql = "SELECT seq FROM messages INDEXED BY received_by_run WHERE direction = 'in' AND run_id = ?1 AND via = ?2
-        AND ((sender = ?3 AND session = ?4) OR (sender = ?5 AND session = ?6)) ORDER BY seq DESC LIMIT 1";
-    let (key, session) = earlier.map(|(key, session)| (key, session)).unzip();
-    let values = params![message.run_id, via_name(message.via), sender, message.session, key, session];
-    let found: Option<i64> = db.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()?;
-    let Some(seq) = found else { return Ok(None) };
-    db.query_row(&format!("SELECT {COLUMNS} FROM messages WHERE seq = ?1"), [seq], stored).map(Some)
 }
 
 #[cfg(test)]
