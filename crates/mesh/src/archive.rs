@@ -86,6 +86,22 @@ pub struct Archive {
     is_fixed: Arc<AtomicBool>,
 }
 
+/// An archive that is being opened.
+pub(crate) struct Opening {
+    archive: Archive,
+    told: oneshot::Receiver<Result<(), ArchiveError>>,
+}
+
+impl Opening {
+    /// Waits until it is open.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub(crate) async fn done(self) -> Result<Archive, ArchiveError> {
+        self.told.await.unwrap_or(Err(ArchiveError::Closed)).map(|()| self.archive)
+    }
+}
+
 impl Archive {
     /// Opens the archive, making or migrating it if need be. One that cannot be written to can be read, and refuses each
     /// write.
@@ -98,14 +114,14 @@ impl Archive {
         told.recv().unwrap_or(Err(ArchiveError::Closed)).map(|()| archive)
     }
 
-    /// The same while something else goes on: reading what others left in the WAL takes as long as dialling.
+    /// Begins to do the same while something else goes on: reading what others left in the WAL takes as long as dialling.
     ///
     /// # Errors
-    /// As [`Archive::open`].
-    pub(crate) async fn opened(path: &Path) -> Result<Self, ArchiveError> {
+    /// When the file cannot be made, or may not be used.
+    pub(crate) fn begin_opening(path: &Path) -> Result<Opening, ArchiveError> {
         let (tell, told) = oneshot::channel();
         let archive = Self::start(path, move |opened| drop(tell.send(opened)))?;
-        told.await.unwrap_or(Err(ArchiveError::Closed)).map(|()| archive)
+        Ok(Opening { archive, told })
     }
 
     /// Starts the thread that opens the file, says so, and writes from then on.

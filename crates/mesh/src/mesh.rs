@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openclaw_client::{Secret, TlsMemory};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Opening};
 use crate::config::MeshConfig;
 use crate::device::DeviceKey;
 use crate::error::MeshError;
@@ -31,8 +31,8 @@ pub struct Mesh {
     /// Device tokens issued to us just now.
     issued: Arc<Gathered<(String, DeviceToken)>>,
     archive: OnceLock<Archive>,
-    /// Held by whoever opens the archive beside something else: many may ask at once.
-    opening: tokio::sync::Mutex<()>,
+    /// Held by whoever opens the archive beside something else, since many may ask at once; and what was begun of it.
+    opening: tokio::sync::Mutex<Option<Opening>>,
     pins: Pins,
     /// Whose gateways refused what we showed, by lower-case prefix.
     refused: Mutex<HashSet<String>>,
@@ -291,16 +291,31 @@ impl Mesh {
         once(&self.archive, || Ok(Archive::open(&self.archive_path())?))
     }
 
-    /// The same, opened while something else goes on.
+    /// Begins to open the archive, if there is one, for who will need it in a moment. Should that fail, he is told then.
+    pub fn open_archive_ahead(&self) {
+        let path = self.archive_path();
+        if let Ok(mut opening) = self.opening.try_lock()
+            && self.archive.get().is_none()
+            && path.exists()
+        {
+            *opening = Archive::begin_opening(&path).ok();
+        }
+    }
+
+    /// The same as [`Mesh::archive`], opened while something else goes on.
     pub(crate) async fn opened_archive(&self) -> Result<&Archive, MeshError> {
         if let Some(archive) = self.archive.get() {
             return Ok(archive);
         }
-        let _alone = self.opening.lock().await;
+        let mut opening = self.opening.lock().await;
         if let Some(archive) = self.archive.get() {
             return Ok(archive);
         }
-        let archive = Archive::opened(&self.archive_path()).await?;
+        let opening = match opening.take() {
+            Some(begun) => begun,
+            None => Archive::begin_opening(&self.archive_path())?,
+        };
+        let archive = opening.done().await?;
         Ok(self.archive.get_or_init(|| archive))
     }
 

@@ -279,8 +279,12 @@ impl Line {
     }
 
     /// Takes a connection that stands, if there is one: nothing has to be dialled for the message.
-    pub(crate) fn take_standing(&mut self, mesh: &Mesh, peer: &Peer) -> Option<&Client> {
+    pub(crate) fn take_standing(&mut self, mesh: &Mesh, peer: &Peer) {
         self.held = self.pool.standing(mesh, peer);
+    }
+
+    /// The connection, if there is one, as far as we know.
+    pub(crate) fn standing(&self) -> Option<&Client> {
         self.held.as_ref().map(|held| &held.client)
     }
 

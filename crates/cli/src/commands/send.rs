@@ -199,6 +199,10 @@ impl HowArgs {
 
 pub async fn run(args: SendArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
     let mesh = super::open(settings, args.how.insecure, ui)?;
+    if !args.dry_run {
+        // It takes longer than all that follows until it is needed.
+        mesh.open_archive_ahead();
+    }
     let agent = mesh.teammate(&args.to)?;
     super::warn_of_inline_tokens(&mesh, ui)?;
     let mut request = args.how.request(&mesh, args.message.read()?, settings).await?;

@@ -3,7 +3,7 @@
 //! by who carries it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -108,6 +108,8 @@ impl Write {
 #[derive(Default)]
 pub(super) struct Desk {
     writer: OnceLock<Mutex<Writer>>,
+    /// The thread has written once, and seen to the WAL that it found. Until then nobody else writes.
+    has_begun: AtomicBool,
     /// Writes that are queued or being committed.
     queued: AtomicUsize,
     /// Messages that are being carried.
@@ -142,6 +144,7 @@ impl Desk {
                     tracing::debug!(%error, "the WAL is copied sooner");
                 }
                 shorten_wal(connection);
+                self.has_begun.store(true, Ordering::Release);
             }
         }
     }
@@ -165,7 +168,8 @@ impl Carrier {
     pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
         let desk = &self.0;
         let is_alone = desk.carried.load(Ordering::Acquire) == 1 && desk.queued.load(Ordering::Acquire) == 0;
-        let Some(Ok(mut writer)) = desk.writer.get().filter(|_| is_alone).map(Mutex::try_lock) else {
+        let may_write = is_alone && desk.has_begun.load(Ordering::Acquire);
+        let Some(Ok(mut writer)) = desk.writer.get().filter(|_| may_write).map(Mutex::try_lock) else {
             return Some(Order::Write(write));
         };
         if writer.begin_at_once(write.survives).is_err() {
@@ -576,6 +580,8 @@ mod tests {
         let connection = connect();
         connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x INTEGER)").unwrap();
         let writer = desk.writer.get_or_init(|| Mutex::new(Writer::new(connection, &path)));
+        assert_eq!(try_commit(0, false, Survives::Process), handed_over, "the thread has not begun");
+        desk.has_begun.store(true, Ordering::Release);
         assert_eq!(try_commit(1, false, Survives::Process), (true, Some(true)));
         assert_eq!(try_commit(2, true, Survives::Process), (true, Some(false)));
         assert_eq!(try_commit(3, false, Survives::Machine), (true, Some(true)));

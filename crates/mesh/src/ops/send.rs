@@ -1,9 +1,12 @@
 //! Say something to one teammate's agent and await its reply.
 
-use futures_util::future::try_join;
+use std::pin::pin;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select, try_join};
 use jiff::Timestamp;
 use openclaw_client::protocol::attribution::Chain;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 use uuid::Uuid;
 
 use crate::archive::{Allowance, Archive, ArchiveError, Direction, Leaving, NewMessage};
@@ -28,6 +31,10 @@ pub use plan::{Plan, plan};
 
 /// How many rounds one `send` may have.
 pub const MAX_ROUNDS: u32 = 20;
+
+/// So long a message whose archive is open waits for the line, to be written down once and not twice. A peer that is further
+/// away than that has not answered the first of our questions by then, and there is time enough to write.
+const NEAR: Duration = Duration::from_millis(2);
 
 /// What to send, and how.
 #[derive(Debug, Clone)]
@@ -181,8 +188,8 @@ pub(crate) async fn send_planned(
     conclude(message, plan.bytes, delivery, result).await
 }
 
-/// Writes the message down while the line to the peer is made, unless one stands: then that it leaves is in the same
-/// write, and in what this gives.
+/// Writes the message down while the line to the peer is made. Where that stands by the time the archive is open, that the
+/// message leaves is in the same write, and in what this gives.
 async fn begin_beside_dialling<'m>(
     mesh: &'m Mesh,
     new: NewMessage,
@@ -192,26 +199,33 @@ async fn begin_beside_dialling<'m>(
     line: &mut Line,
     observer: &mut dyn Observer,
 ) -> Result<(&'m Archive, bool), MeshError> {
-    let standing = peer.and_then(|peer| line.take_standing(mesh, peer));
-    let leaving = standing.map(|client| Leaving { boot_id: client.hello().server.boot_id.clone() });
-    let is_leaving = leaving.is_some();
-    let dialled = peer.filter(|peer| !is_leaving && peer.turn.is_none());
+    if let Some(peer) = peer {
+        line.take_standing(mesh, peer);
+    }
     let id = new.id.clone();
-    let begun = async {
+    let begun = async |leaving| {
         let archive = begin(mesh, new, allowance, leaving).await?;
         observer.progress(Progress::Begun { id: &id });
-        Ok(archive)
+        Ok::<_, MeshError>(archive)
     };
     // Opening the archive and dialling take about the same time, and neither needs the other. One of a crowd waits for its
     // turn; and whoever may not speak gives the dial up.
-    let dialling = async {
-        if let Some(peer) = dialled {
-            line.dial_ahead(mesh, peer, deadline).await;
+    if let Some(peer) = peer.filter(|peer| !line.is_up() && peer.turn.is_none()) {
+        let mut dialling = Box::pin(line.dial_ahead(mesh, peer, deadline));
+        match select(pin!(mesh.opened_archive()), &mut dialling).await {
+            Either::Left((opened, _)) => {
+                opened?;
+                if timeout(NEAR, &mut dialling).await.is_err() {
+                    let (archive, ()) = try_join(begun(None), dialling.map(Ok)).await?;
+                    return Ok((archive, false));
+                }
+            }
+            Either::Right(((), opening)) => drop(opening.await?),
         }
-        Ok::<_, MeshError>(())
-    };
-    let (archive, ()) = try_join(begun, Box::pin(dialling)).await?;
-    Ok((archive, is_leaving))
+    }
+    let leaving = line.standing().map(|client| Leaving { boot_id: client.hello().server.boot_id.clone() });
+    let is_leaving = leaving.is_some();
+    Ok((begun(leaving).await?, is_leaving))
 }
 
 /// Gives the text to a script, for a peer that is not there at all.
