@@ -10,6 +10,7 @@ mod text;
 mod ui;
 
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::error::{ContextKind, ContextValue};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -60,7 +61,9 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let needs_threads = matches!(cli.command, Command::Serve(_) | Command::Demo(_));
     let mut builder = if needs_threads {
-        tokio::runtime::Builder::new_multi_thread()
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(workers());
+        builder
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
@@ -82,6 +85,12 @@ fn run(cli: Cli, env: Env, ui: &mut Ui) -> Result<Exit, CliError> {
     // A name server that never answers, or a terminal nobody types at, holds a thread that is not worth waiting for.
     runtime.shutdown_background();
     outcome
+}
+
+/// One less than there are cores: the archive's thread has as much to do as all of them, and each change of hands on a core that
+/// two want is a wait for somebody.
+fn workers() -> usize {
+    available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
 /// `--help`, `--version`, and what cannot be parsed. Under `--json` a mistake is one document, too.

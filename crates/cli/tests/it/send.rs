@@ -128,6 +128,19 @@ async fn a_dry_run_shows_all_and_touches_nothing() {
     assert_eq!(gateway.connections(), 0, "a dry run connected");
 }
 
+/// The archive is opened before it is known whether there will be a message.
+#[tokio::test]
+async fn what_never_becomes_a_message_makes_no_archive() {
+    let (gateway, host) = bob().await;
+    host.run(&["send", "--to", "nobody", "--message", "hello"]).await.exits(4);
+    host.run(&["send", "--to", "bob", "--message", "hello", "--dry-run"]).await.ok();
+    assert!(!host.state("archive.db").exists());
+    host.run(&["send", "--to", "bob", "--message", "hello"]).await.ok();
+    host.run(&["send", "--to", "nobody", "--message", "hello"]).await.exits(4);
+    host.run(&["send", "--to", "bob", "--message", "hello again"]).await.ok();
+    assert_eq!(heard(&gateway), ["hello", "hello again"]);
+}
+
 #[tokio::test]
 async fn a_dry_run_sends_exactly_what_a_send_sends() {
     let (gateway, host) = bob().await;
