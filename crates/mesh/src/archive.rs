@@ -101,8 +101,8 @@ impl Opening {
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub(crate) async fn done(self) -> Result<Archive, ArchiveError> {
-        self.told.await.unwrap_or(Err(ArchiveError::Closed)).map(|()| self.archive)
+    pub(crate) async fn done(&mut self) -> Result<Archive, ArchiveError> {
+        (&mut self.told).await.unwrap_or(Err(ArchiveError::Closed)).map(|()| self.archive.clone())
     }
 }
 

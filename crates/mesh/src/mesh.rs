@@ -311,12 +311,23 @@ impl Mesh {
         if let Some(archive) = self.archive.get() {
             return Ok(archive);
         }
-        let opening = match opening.take() {
-            Some(begun) => begun,
-            None => Archive::begin_opening(&self.archive_path())?,
+        // Whoever stops waiting leaves it to the next one.
+        let opened = match &mut *opening {
+            Some(begun) => begun.done().await,
+            none => none.insert(Archive::begin_opening(&self.archive_path())?).done().await,
         };
-        let archive = opening.done().await?;
+        *opening = None;
+        let archive = opened?;
         Ok(self.archive.get_or_init(|| archive))
+    }
+
+    /// Waits until all that was written so far is kept, as far as the archive is open.
+    pub async fn settle_archive(&self) {
+        if let Some(archive) = self.archive.get()
+            && let Err(error) = archive.settle().await
+        {
+            tracing::debug!(%error, "what was written last may not be kept");
+        }
     }
 
     /// The file of the archive.

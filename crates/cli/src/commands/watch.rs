@@ -78,6 +78,8 @@ impl<'a> Watch<'a> {
             fields["rounds"] = rounds.into();
         }
         let Some((id, seen)) = under_way else {
+            // One that was just being written down is taken back, which is written down, too.
+            mesh.settle_archive().await;
             return CliError::interrupted().with_fields(fields);
         };
         let mut state = seen;

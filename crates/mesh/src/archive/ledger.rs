@@ -3,6 +3,8 @@
 //! often a peer was tried that cannot be reached.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,8 +13,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::row::{insert, insert_leaving, now, survives};
-use super::{Archive, ArchiveError, NewMessage, Survives};
+use super::step::apply;
+use super::{Archive, ArchiveError, NewMessage, Step, Survives};
 use crate::guard::{LONGEST_WINDOW, Measure, Refusal, Rules, Speaker};
+use crate::record::State;
 
 /// What a message is measured by.
 #[derive(Debug, Clone)]
@@ -98,7 +102,8 @@ impl Archive {
             .await
     }
 
-    /// The same for a message that leaves at once. That it does is on the disk with it when this returns.
+    /// The same for a message that leaves at once. That it does is on the disk with it when this returns; who does not wait
+    /// for that lets nothing leave, and then its life is over again.
     ///
     /// # Errors
     /// As [`Archive::begin_within`].
@@ -108,10 +113,17 @@ impl Archive {
         allowance: Allowance,
         leaving: Leaving,
     ) -> Result<Result<(), Refusal>, ArchiveError> {
-        self.ask_here(message.text.len(), Survives::Machine, move |db| {
-            enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving))
-        })
-        .await
+        let begun = Arc::new(AtomicBool::new(false));
+        let mut unanswered =
+            Unanswered { archive: Some(self), id: message.id.clone(), begun: Arc::clone(&begun) };
+        let asked = self.ask_here(message.text.len(), Survives::Machine, move |db| {
+            let entered = enter(db, &message, &allowance, || insert_leaving(db, &message, &leaving))?;
+            begun.store(entered.is_ok(), Ordering::Release);
+            Ok(entered)
+        });
+        let entered = asked.await;
+        unanswered.archive = None;
+        entered
     }
 
     /// How much this kind of speaker said since the last reset.
@@ -212,6 +224,28 @@ impl Archive {
             db.prepare(sql)?.query_map([], reset)?.collect()
         })
         .await
+    }
+}
+
+/// A message that is being written down as leaving, as long as whoever wants that waits for the answer. Dropped, it did not
+/// leave.
+struct Unanswered<'a> {
+    archive: Option<&'a Archive>,
+    id: String,
+    /// It was let in.
+    begun: Arc<AtomicBool>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let Some(archive) = self.archive else { return };
+        let (id, begun) = (std::mem::take(&mut self.id), Arc::clone(&self.begun));
+        let end = Step::finished(State::Cancelled, None, Some("given up before it left".to_owned()));
+        // Written after its beginning, which may be queued still: only then it is known whether there was one.
+        drop(archive.write(move |db| match begun.load(Ordering::Acquire) {
+            true => apply(db, &id, None, now(), &end),
+            false => Ok(()),
+        }));
     }
 }
 

@@ -129,6 +129,10 @@ impl Desk {
 
     /// Runs writes until the archive is dropped: all that queued up in one commit.
     pub(super) fn run(&self, writer: Writer, queue: &mpsc::Receiver<Order>) {
+        // Now, while nobody waits.
+        if let Err(error) = writer.connection.pragma_update(None, "wal_autocheckpoint", MOST_IN_WAL) {
+            tracing::debug!(%error, "the WAL is copied sooner");
+        }
         let writer = self.writer.get_or_init(|| Mutex::new(writer));
         let mut is_first = true;
         // A write that panicked leaves nothing to go on with.
@@ -139,11 +143,7 @@ impl Desk {
             writer.commit(batch);
             self.queued.fetch_sub(written, Ordering::AcqRel);
             if std::mem::take(&mut is_first) {
-                let connection = &writer.connection;
-                if let Err(error) = connection.pragma_update(None, "wal_autocheckpoint", MOST_IN_WAL) {
-                    tracing::debug!(%error, "the WAL is copied sooner");
-                }
-                shorten_wal(connection);
+                shorten_wal(&writer.connection);
                 self.has_begun.store(true, Ordering::Release);
             }
         }
@@ -163,8 +163,8 @@ impl Carrier {
     /// it gives is to be queued.
     ///
     /// To hand a write over and to be woken takes 0.1 ms, a fifth of a quick send, and so does the connection's way from one
-    /// core's cache to another's: it is for messages that leave over a connection that stands, where more follow, and for those
-    /// that come to a gateway. The price: while the disk is waited for, so is whatever else this thread does.
+    /// core's cache to another's: it is for messages that leave over a connection that stands, and for those that come to a
+    /// gateway. The price: while the disk is waited for, so is whatever else this thread does.
     pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
         let desk = &self.0;
         let is_alone = desk.carried.load(Ordering::Acquire) == 1 && desk.queued.load(Ordering::Acquire) == 0;
@@ -309,7 +309,7 @@ impl Drop for Undo<'_> {
 }
 
 /// Copies all of a WAL that became long, so that the next write begins it anew. For commands, which are over before there is
-/// time for it: after their first write, while they dial. No other write of ours can come between.
+/// time for it: after their first write, while they dial or the message is on its way. No other write of ours can come between.
 fn shorten_wal(connection: &Connection) {
     let shortened = checkpoint(connection, "NOOP").and_then(|(in_wal, _)| match in_wal < WORTH_COPYING {
         true => Ok(()),

@@ -19,7 +19,7 @@ pub async fn of_message(mesh: &Mesh, named: &str) -> Result<Chain, MeshError> {
         return Ok(header.as_chain());
     }
     let unknown = || MeshError::NotReceived { id: named.to_owned() };
-    let found = mesh.archive()?.find(named).await?;
+    let found = mesh.opened_archive().await?.find(named).await?;
     let stored = found.filter(|stored| stored.direction == Direction::In).ok_or_else(unknown)?;
     let (header, _) = Header::split(&stored.header);
     // Without a header nobody passed it on, as far as anybody can tell.

@@ -32,8 +32,8 @@ pub use plan::{Plan, plan};
 /// How many rounds one `send` may have.
 pub const MAX_ROUNDS: u32 = 20;
 
-/// So long a message whose archive is open waits for the line, to be written down once and not twice. A peer that is further
-/// away than that has not answered the first of our questions by then, and there is time enough to write.
+/// So long a message whose archive is open waits for the line, to be written down once and not twice. Where the peer is further
+/// away, the line takes some more time, in which there is enough to write.
 const NEAR: Duration = Duration::from_millis(2);
 
 /// What to send, and how.
@@ -209,7 +209,7 @@ async fn begin_beside_dialling<'m>(
         Ok::<_, MeshError>(archive)
     };
     // Opening the archive and dialling take about the same time, and neither needs the other. One of a crowd waits for its
-    // turn; and whoever may not speak gives the dial up.
+    // turn; and whoever may not speak gives the dial up, if that is not done by then.
     if let Some(peer) = peer.filter(|peer| !line.is_up() && peer.turn.is_none()) {
         let mut dialling = Box::pin(line.dial_ahead(mesh, peer, deadline));
         match select(pin!(mesh.opened_archive()), &mut dialling).await {

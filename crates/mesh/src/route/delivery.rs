@@ -23,7 +23,7 @@ pub(crate) struct Delivery<'a> {
     state: State,
     /// Whose lease it is carried under: another's steps are not ours to write.
     lease: Option<String>,
-    /// It was begun over a connection that stood.
+    /// It was begun when a connection stood.
     stood: bool,
     /// That it leaves was written with its beginning.
     is_leaving: bool,

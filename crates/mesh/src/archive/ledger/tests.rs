@@ -1,10 +1,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::FutureExt;
+
 use super::*;
-use crate::archive::Step;
 use crate::archive::tests::{self, archive};
-use crate::record::State;
 
 fn message(peer: &str, session: &str, text: &str) -> NewMessage {
     let id = uuid::Uuid::now_v7().to_string();
@@ -23,6 +23,28 @@ async fn say(archive: &Archive, message: NewMessage, allowance: Allowance) -> Op
         Err(Refusal::Repeated { .. }) => Some("repeated"),
         Err(other) => panic!("{other}"),
     }
+}
+
+/// Ctrl-C while another process writes.
+#[tokio::test]
+async fn who_stops_waiting_for_a_message_to_be_written_down_has_let_nothing_leave() {
+    let (_folder, archive) = archive();
+    archive.settle().await.unwrap();
+    let rules = Rules { thread_per_day: 1, ..Rules::default() };
+    let given_up = async |text: &str| {
+        let message = message("bob", "a", text);
+        let id = message.id.clone();
+        let somebody_else = Connection::open(archive.path()).unwrap();
+        somebody_else.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let leaving = archive.begin_leaving(message, agent(rules), Leaving { boot_id: None });
+        assert!(leaving.now_or_never().is_none(), "somebody else writes");
+        somebody_else.execute_batch("ROLLBACK").unwrap();
+        archive.settle().await.unwrap();
+        archive.find(&id).await.unwrap().map(|stored| stored.record.state)
+    };
+    assert_eq!(given_up("one").await, Some(State::Cancelled));
+    assert_eq!(say(&archive, message("bob", "a", "two"), agent(rules)).await, None, "it does not count");
+    assert_eq!(given_up("three").await, None, "what may not be said leaves nothing behind");
 }
 
 #[tokio::test]

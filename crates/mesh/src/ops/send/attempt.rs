@@ -86,6 +86,7 @@ async fn attempt(
     delivery: &mut Delivery<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
+    let mut may_be_unsent = true;
     loop {
         let connected = line.client(mesh, peer, message.deadline, was_there).await;
         let client = connected.map_err(Setback::Final)?;
@@ -103,8 +104,10 @@ async fn attempt(
         noted.map_err(|error| Setback::Final(error.into()))?;
         let sent_at = Timestamp::now();
         match route::deliver(client, message, delivery, observer).await {
-            // It ended while it was kept: there is nothing to look for, and the next one is new.
-            Err(Setback::Unsent(how)) if line.is_warm() => {
+            // It ended while it was kept, or while the archive was waited for: there is nothing to look for, and the next one
+            // is new.
+            Err(Setback::Unsent(how)) if line.is_warm() || may_be_unsent => {
+                may_be_unsent = line.is_warm();
                 delivery.unsent(&how);
                 line.lose();
             }
