@@ -199,11 +199,11 @@ fn slope(samples: &[Sample]) -> Option<f64> {
     grown.get(2).copied()
 }
 
-/// SQLite cannot close a reader's descriptor while another connection of the process has a lock, and keeps it for the next
-/// reader: as many as there were readers at one time, and the archive admits no more than these.
+/// SQLite cannot close a connection's descriptor while another one of the process has a lock, and keeps it for the next: as many
+/// as there were at one time. Beside the one that writes the archive has two that read and one that copies the WAL.
 fn spare(what: &str) -> usize {
-    const READERS: usize = 4;
-    if what == "archive.db" { READERS } else { 0 }
+    const BESIDE: usize = 3;
+    if what == "archive.db" { BESIDE } else { 0 }
 }
 
 fn held(pid: u32) -> Option<Held> {
