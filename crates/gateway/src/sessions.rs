@@ -1,11 +1,12 @@
 //! What was said, by session. In memory and bounded: the oldest goes first.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use openclaw_protocol::methods::agent::InputProvenance;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::config::Limits;
@@ -98,7 +99,7 @@ impl Page {
     }
 
     /// The last of these, as many as are asked for and as one answer has room for.
-    fn show(self, rows: &[&Row]) -> Vec<Value> {
+    fn show<'a>(self, rows: &[&'a Row]) -> Vec<Shown<'a>> {
         let max_chars = self.max_chars.map_or(DEFAULT_CHARS, |chars| (chars as usize).min(MAX_CHARS));
         let mut room = ANSWER_BYTES;
         let mut messages = Vec::new();
@@ -108,7 +109,7 @@ impl Page {
                 break;
             }
             room -= size;
-            messages.push(row.show(max_chars));
+            messages.push(Shown { row, max_chars });
         }
         messages.reverse();
         messages
@@ -117,9 +118,9 @@ impl Page {
 
 /// What `chat.history` shows of a session's rows.
 #[derive(Debug, Default)]
-pub(crate) struct Rows {
+pub(crate) struct Rows<'a> {
     pub(crate) session_id: Option<String>,
-    pub(crate) messages: Vec<Value>,
+    pub(crate) messages: Vec<Shown<'a>>,
     pub(crate) total: usize,
 }
 
@@ -238,7 +239,7 @@ impl Sessions {
     }
 
     /// The newest rows of a session that may have had several keys, oldest first. An unknown session is an empty one.
-    pub(crate) fn pages<'a>(&self, keys: impl Iterator<Item = &'a str>, page: Page) -> Rows {
+    pub(crate) fn pages<'a>(&self, keys: impl Iterator<Item = &'a str>, page: Page) -> Rows<'_> {
         let sessions: Vec<&Session> = keys.filter_map(|key| self.sessions.get(key)).collect();
         let newest = |session: &'_ Session| session.rows.len().saturating_sub(page.rows())..;
         let mut rows: Vec<&Row> =
@@ -332,53 +333,122 @@ impl Row {
         };
         2 * self.run_id.len() + provenance
     }
+}
 
-    fn show(&self, max_chars: usize) -> Value {
-        let (text, truncated) = cut(self.text(), max_chars);
-        let mut note = json!({ "id": self.id, "seq": self.seq });
-        if truncated {
-            note["truncated"] = json!(true);
-            note["reason"] = json!("display-cap");
-        }
-        match &self.content {
+/// A row as `chat.history` shows it. It becomes text in the answer and not before: as a tree of values a short one takes 4 KiB,
+/// and whoever looks for his reply asks for a thousand.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    row: &'a Row,
+    max_chars: usize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Message<'a> {
+    role: &'static str,
+    content: Content<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'static str>,
+    timestamp: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    #[serde(rename = "__openclaw")]
+    note: Note<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provenance: Option<&'a InputProvenance>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(&'a str),
+    Parts([Part<'a>; 1]),
+}
+
+#[derive(Serialize)]
+struct Part<'a> {
+    r#type: &'static str,
+    text: &'a str,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Note<'a> {
+    id: Uuid,
+    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<Transport<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Transport<'a> {
+    clients: [&'a Value; 1],
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let row = self.row;
+        let (text, is_cut) = cut(row.text(), self.max_chars);
+        let note = Note {
+            id: row.id,
+            seq: row.seq,
+            truncated: is_cut.then_some(true),
+            reason: is_cut.then_some("display-cap"),
+            ..Note::default()
+        };
+        match &row.content {
             NewRow::User { provenance, client, who, .. } => {
-                let key = format!("{}:user", self.run_id);
-                note["idempotencyKey"] = json!(key);
-                if let Some(client) = client {
-                    note["transport"] = json!({ "clients": [**client] });
+                let key = format!("{}:user", row.run_id);
+                let transport = client.as_deref().map(|client| Transport { clients: [client] });
+                let idempotency_key = Some(key.as_str());
+                Message {
+                    role: "user",
+                    content: Content::Text(&text),
+                    stop_reason: None,
+                    timestamp: row.ts,
+                    idempotency_key,
+                    note: Note { idempotency_key, transport, from: who.name(), ..note },
+                    provenance: provenance.as_ref(),
                 }
-                if let Some(who) = who.name() {
-                    note["from"] = json!(who);
-                }
-                let mut row = json!({
-                    "role": "user", "content": text, "timestamp": self.ts, "idempotencyKey": key, "__openclaw": note,
-                });
-                if let Some(provenance) = provenance {
-                    row["provenance"] = json!(provenance);
-                }
-                row
+                .serialize(serializer)
             }
-            NewRow::Assistant { .. } => {
-                note["runId"] = json!(self.run_id);
-                json!({
-                    "role": "assistant", "content": [{ "type": "text", "text": text }], "stopReason": "stop",
-                    "timestamp": self.ts, "__openclaw": note,
-                })
+            NewRow::Assistant { .. } => Message {
+                role: "assistant",
+                content: Content::Parts([Part { r#type: "text", text: &text }]),
+                stop_reason: Some("stop"),
+                timestamp: row.ts,
+                idempotency_key: None,
+                note: Note { run_id: Some(&row.run_id), ..note },
+                provenance: None,
             }
+            .serialize(serializer),
         }
     }
 }
 
-fn cut(text: &str, max_chars: usize) -> (String, bool) {
+fn cut(text: &str, max_chars: usize) -> (Cow<'_, str>, bool) {
     match text.char_indices().nth(max_chars) {
-        None => (text.to_owned(), false),
-        Some((end, _)) => (format!("{}{CUT}", &text[..end]), true),
+        None => (text.into(), false),
+        Some((end, _)) => (format!("{}{CUT}", &text[..end]).into(), true),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use openclaw_protocol::methods::chat::HistoryRow;
+
+    use serde_json::json;
 
     use super::*;
 
@@ -401,13 +471,21 @@ mod tests {
         Run::new(id.into(), origin, "s".into(), Who::Owner(None), [0; 32], 0)
     }
 
-    fn page(sessions: &Sessions, key: &str, page: Page) -> Rows {
+    fn page<'a>(sessions: &'a Sessions, key: &str, page: Page) -> Rows<'a> {
         sessions.pages([key].into_iter(), page)
     }
 
+    /// As they go over the wire.
+    fn sent(rows: &Rows<'_>) -> Value {
+        serde_json::to_value(&rows.messages).unwrap()
+    }
+
+    fn read(rows: &Rows<'_>) -> Vec<HistoryRow> {
+        serde_json::from_value(sent(rows)).unwrap()
+    }
+
     fn texts(sessions: &Sessions, key: &str) -> Vec<String> {
-        let rows = page(sessions, key, Page::default()).messages;
-        rows.into_iter().map(|row| serde_json::from_value::<HistoryRow>(row).unwrap().text()).collect()
+        read(&page(sessions, key, Page::default())).into_iter().map(|row| row.text()).collect()
     }
 
     #[test]
@@ -415,11 +493,7 @@ mod tests {
         let mut all = sessions(10, 10, 10_000);
         all.append("s", "r1", user("hi"), 1);
         all.append("s", "r1", NewRow::Assistant { text: "hello".into() }, 2);
-        let rows: Vec<HistoryRow> = page(&all, "s", Page::default())
-            .messages
-            .into_iter()
-            .map(|row| serde_json::from_value(row).unwrap())
-            .collect();
+        let rows = read(&page(&all, "s", Page::default()));
         assert!(rows[0].is_input_of("r1") && rows[1].answers("r1"));
         assert_eq!((rows[1].text(), rows[1].timestamp), ("hello".into(), Some(2)));
     }
@@ -511,7 +585,7 @@ mod tests {
         let mut all = sessions(1, 10, usize::MAX);
         all.append("s", "r", user(&"é".repeat(20)), 1);
         let short = Page { max_chars: Some(10), ..Page::default() };
-        let row = &page(&all, "s", short).messages[0];
+        let row = &sent(&page(&all, "s", short))[0];
         assert_eq!(row["content"], json!(format!("{}{CUT}", "é".repeat(10))));
         assert_eq!(row["__openclaw"]["reason"], "display-cap");
     }
@@ -525,8 +599,7 @@ mod tests {
         let rows = page(&all, "s", Page { limit: Some(1000), max_chars: Some(1_000_000) });
         assert_eq!((rows.total, rows.messages.len()), (100, 41));
         assert_eq!(page(&all, "s", Page { limit: Some(3), max_chars: None }).messages.len(), 3);
-        let newest = &rows.messages[40]["idempotencyKey"];
-        assert_eq!(newest, "99:user");
+        assert_eq!(sent(&rows)[40]["idempotencyKey"], "99:user");
     }
 
     /// Each key had room of its own: 8 MiB of text that JSON escapes are more than a frame takes.
@@ -540,12 +613,11 @@ mod tests {
         let everything = Page { limit: Some(1000), max_chars: Some(1_000_000) };
         let rows = all.pages(["before", "after"].into_iter(), everything);
         assert_eq!((rows.total, rows.messages.len()), (60, 41));
-        assert_eq!(
-            (&rows.messages[0]["timestamp"], &rows.messages[40]["timestamp"]),
-            (&json!(19), &json!(59))
-        );
+        let times =
+            |rows: &Rows<'_>| -> Vec<_> { read(rows).into_iter().filter_map(|row| row.timestamp).collect() };
+        let all_times = times(&rows);
+        assert_eq!((all_times.first(), all_times.last()), (Some(&19), Some(&59)));
         let few = all.pages(["before", "after"].into_iter(), Page { limit: Some(3), max_chars: None });
-        let times: Vec<_> = few.messages.iter().map(|row| row["timestamp"].clone()).collect();
-        assert_eq!(times, [57, 58, 59]);
+        assert_eq!(times(&few), [57, 58, 59]);
     }
 }

@@ -3,22 +3,47 @@
 use std::sync::Arc;
 
 use openclaw_protocol::ErrorShape;
+use openclaw_protocol::frame::encode_response;
 use openclaw_protocol::methods::chat::{ChatAbort, ChatHistory};
 use openclaw_protocol::methods::sessions::MessagesSubscribe;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Answer, Call, inbox};
+use super::{Answer, Call, Step, inbox};
 use crate::lane;
 use crate::runs::Run;
-use crate::sessions::Page;
+use crate::sessions::{Page, Shown};
 use crate::shared::{Shared, lock, now_ms};
 
 /// Rows of `sessions.list` when no limit is given.
 const DEFAULT_SESSIONS: usize = 100;
 
 /// What stands in a session, and what waits to stand there.
-pub(super) fn history(call: &Call<'_>) -> Answer {
+pub(super) fn history(call: &Call<'_>) -> Step {
+    match history_text(call) {
+        Ok(text) => {
+            call.conn.outbox.answer(text);
+            Step::Answered
+        }
+        Err(error) => Step::Now(Err(error)),
+    }
+}
+
+/// The whole answer, written while the sessions are locked: nothing of them is copied.
+fn history_text(call: &Call<'_>) -> Result<String, ErrorShape> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct History<'a> {
+        session_key: &'a str,
+        session_id: Option<&'a str>,
+        has_more: bool,
+        total_messages: usize,
+        messages: &'a [Shown<'a>],
+        pending_inputs: Value,
+        session_info: Value,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        in_flight_run: Option<Value>,
+    }
     let params: ChatHistory = call.params()?;
     let place = call.session(&params.session_key)?;
     // First what waits, then the rows: a run that starts in between is seen twice rather than not at all.
@@ -29,22 +54,23 @@ pub(super) fn history(call: &Call<'_>) -> Answer {
         queued.extend(waiting);
     }
     let page = Page { limit: params.limit, max_chars: params.max_chars };
-    let rows = lock(&call.shared.sessions).pages(place.keys(), page);
     let waiting: Vec<Value> = queued.iter().map(|(run, is_held)| waiting(run, *is_held)).collect();
     let shown = call.conn.shown(&place.key);
-    let mut payload = json!({
-        "sessionKey": shown,
-        "sessionId": rows.session_id,
-        "hasMore": rows.messages.len() < rows.total,
-        "totalMessages": rows.total,
-        "messages": rows.messages,
-        "pendingInputs": { "total": waiting.len(), "items": waiting },
-        "sessionInfo": { "key": shown, "hasActiveRun": current.is_some() },
-    });
-    if let Some(run) = current {
-        payload["inFlightRun"] = json!({ "runId": run.id, "text": "", "startedAt": run.accepted_at });
-    }
-    Ok(payload)
+    let in_flight = |run: &Arc<Run>| json!({ "runId": run.id, "text": "", "startedAt": run.accepted_at });
+    let sessions = lock(&call.shared.sessions);
+    let rows = sessions.pages(place.keys(), page);
+    let history = History {
+        session_key: &shown,
+        session_id: rows.session_id.as_deref(),
+        has_more: rows.messages.len() < rows.total,
+        total_messages: rows.total,
+        messages: &rows.messages,
+        pending_inputs: json!({ "total": waiting.len(), "items": waiting }),
+        session_info: json!({ "key": shown, "hasActiveRun": current.is_some() }),
+        in_flight_run: current.as_ref().map(in_flight),
+    };
+    encode_response(&call.request.id, Some(&history), None)
+        .map_err(|error| ErrorShape::invalid(format!("the history cannot be written: {error}")))
 }
 
 /// A run that has not begun. To clients that know nothing of the owner's word it is queued.

@@ -98,7 +98,7 @@ const METHODS: [(&str, For, Option<&str>, Handler); 24] = [
     ("agent", For::All, Some(SCOPE_WRITE), run::agent),
     ("agent.wait", For::All, Some(SCOPE_WRITE), run::wait),
     ("chat.send", For::All, Some(SCOPE_WRITE), run::chat_send),
-    ("chat.history", For::All, Some(SCOPE_READ), |call| Step::Now(chat::history(call))),
+    ("chat.history", For::All, Some(SCOPE_READ), chat::history),
     ("chat.abort", For::All, Some(SCOPE_WRITE), |call| Step::Now(chat::abort(call))),
     ("sessions.list", For::Owner, Some(SCOPE_READ), |call| Step::Now(chat::sessions(call))),
     ("sessions.messages.subscribe", For::All, Some(SCOPE_READ), |call| Step::Now(chat::subscribe(call))),
