@@ -1,6 +1,7 @@
 //! One message, sent as often as it takes, and looked for where it may have left.
 
 use jiff::Timestamp;
+use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::error::{MeshError, chain};
@@ -88,6 +89,7 @@ async fn attempt(
 ) -> Result<(), Setback> {
     let mut may_be_unsent = true;
     loop {
+        let is_new = !line.is_warm();
         let connected = line.client(mesh, peer, message.deadline, was_there).await;
         let client = connected.map_err(Setback::Final)?;
         message.deadline += peer.waited();
@@ -102,6 +104,11 @@ async fn attempt(
         }
         let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
         noted.map_err(|error| Setback::Final(error.into()))?;
+        if is_new {
+            // What the gateway said while the archive was waited for is read first: after its goodbye it is certain that
+            // nothing leaves.
+            yield_now().await;
+        }
         let sent_at = Timestamp::now();
         match route::deliver(client, message, delivery, observer).await {
             // It ended while it was kept, or while the archive was waited for: there is nothing to look for, and the next one
