@@ -31,6 +31,7 @@ pub struct Client {
 
 struct Shared {
     hello: Hello,
+    ahead_ms: i64,
     commands: mpsc::UnboundedSender<Command>,
     events: Arc<Publisher>,
     next_id: AtomicU64,
@@ -125,18 +126,19 @@ impl<M: Method> Early<M> {
 }
 
 impl Client {
-    pub(crate) fn start_driver(socket: Socket, hello: Hello, shown: Option<Secret>) -> Self {
-        Self::drive(socket, hello, shown, None)
+    pub(crate) fn start_driver(socket: Socket, hello: Hello, ahead_ms: i64, shown: Option<Secret>) -> Self {
+        Self::drive(socket, hello, ahead_ms, shown, None)
     }
 
     /// The same, where a request has left under the id [`EARLY`].
     pub(crate) fn start_driver_asked<M: Method>(
         socket: Socket,
         hello: Hello,
+        ahead_ms: i64,
         shown: Option<Secret>,
     ) -> (Self, Early<M>) {
         let (to, answers) = mpsc::unbounded_channel();
-        let client = Self::drive(socket, hello, shown, Some(to));
+        let client = Self::drive(socket, hello, ahead_ms, shown, Some(to));
         let pending = client.pending(EARLY, answers);
         (client, Early { pending, method: PhantomData })
     }
@@ -144,6 +146,7 @@ impl Client {
     fn drive(
         socket: Socket,
         hello: Hello,
+        ahead_ms: i64,
         shown: Option<Secret>,
         early: Option<mpsc::UnboundedSender<Answer>>,
     ) -> Self {
@@ -158,7 +161,7 @@ impl Client {
         }
         tokio::spawn(driver.run());
         let next_id = AtomicU64::new(EARLY + 1);
-        Self { shared: Arc::new(Shared { hello, commands, events, next_id, life }) }
+        Self { shared: Arc::new(Shared { hello, ahead_ms, commands, events, next_id, life }) }
     }
 
     fn pending(&self, id: u64, answers: mpsc::UnboundedReceiver<Answer>) -> Pending {
@@ -170,6 +173,13 @@ impl Client {
     #[must_use]
     pub fn hello(&self) -> &Hello {
         &self.shared.hello
+    }
+
+    /// By how many milliseconds our clock is ahead of the gateway's: too many, never too few, by the time that its challenge
+    /// took to come.
+    #[must_use]
+    pub fn ahead_ms(&self) -> i64 {
+        self.shared.ahead_ms
     }
 
     /// Whether the connection has ended, as far as we know. One that ends in silence is noticed after two of the

@@ -1,5 +1,7 @@
 //! The stages of a connection before it is a [`Client`].
 
+use std::time::SystemTime;
+
 use futures_util::{SinkExt, StreamExt, stream};
 use openclaw_protocol::connect::{Auth, Challenge, ClientInfo, Hello};
 use openclaw_protocol::frame::encode_request;
@@ -25,6 +27,7 @@ pub struct Link {
 pub struct Challenged {
     socket: Socket,
     challenge: Challenge,
+    ahead_ms: i64,
 }
 
 /// What we show to be let in.
@@ -153,8 +156,9 @@ impl Link {
         let start = Instant::now();
         let read = |text: &str| AwaitChallenge.read(text);
         let challenge = next(&mut self.socket, deadline, Step::Challenge, read).await?;
+        let ahead_ms = now_ms().saturating_sub(challenge.ts);
         trace.passed(Step::Challenge, start, "");
-        Ok(Challenged { socket: self.socket, challenge })
+        Ok(Challenged { socket: self.socket, challenge, ahead_ms })
     }
 }
 
@@ -164,6 +168,12 @@ impl Challenged {
     #[must_use]
     pub fn gateway_time_ms(&self) -> i64 {
         self.challenge.ts
+    }
+
+    /// By how many milliseconds our clock is ahead of the gateway's, as [`Client::ahead_ms`].
+    #[must_use]
+    pub fn ahead_ms(&self) -> i64 {
+        self.ahead_ms
     }
 
     /// Says who we are. The client's [`hello`](Client::hello) tells which rights were really granted.
@@ -178,7 +188,7 @@ impl Challenged {
         trace: &mut Trace,
     ) -> Result<Client, ConnectError> {
         let (hello, shown) = self.introduce(access, device, None, deadline, trace).await?;
-        Ok(Client::start_driver(self.socket, hello, shown))
+        Ok(Client::start_driver(self.socket, hello, self.ahead_ms, shown))
     }
 
     /// The same, and asks something in the same breath, which then costs no round trip of its own. Nothing may be asked so
@@ -197,7 +207,7 @@ impl Challenged {
     ) -> Result<(Client, Early<M>), ConnectError> {
         let question = encode_request(&EARLY.to_string(), M::NAME, question).map_err(unspeakable)?;
         let (hello, shown) = self.introduce(access, device, Some(question), deadline, trace).await?;
-        Ok(Client::start_driver_asked(self.socket, hello, shown))
+        Ok(Client::start_driver_asked(self.socket, hello, self.ahead_ms, shown))
     }
 
     /// Sends the connect frame, and a question behind it, and reads the hello; gives it with what was shown.
@@ -234,6 +244,12 @@ impl Challenged {
         );
         Ok((hello, shown))
     }
+}
+
+/// Our clock, in milliseconds since the epoch.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn unspeakable(error: impl std::fmt::Display) -> ConnectError {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -165,6 +166,12 @@ impl FakeGateway {
         if !matches!(how, How::Silence | How::Freeze) {
             self.until(|gateway| gateway.world.read(|state| state.peers.is_empty())).await;
         }
+    }
+
+    /// Sets the gateway's clock ahead: what happened so far was that much longer ago.
+    pub fn set_clock_ahead(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.world.ahead_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
     /// What `sessions.reset` does to all sessions: nothing was ever said in them. Runs that are known stay known.

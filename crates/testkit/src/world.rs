@@ -1,6 +1,7 @@
 //! What all connections of one fake gateway share.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -90,6 +91,8 @@ pub(crate) struct World {
     submissions: Mutex<()>,
     changed: watch::Sender<()>,
     started: Instant,
+    /// What the clock was set ahead by.
+    pub ahead_ms: AtomicU64,
 }
 
 impl World {
@@ -106,6 +109,7 @@ impl World {
             submissions: Mutex::new(()),
             changed: watch::Sender::new(()),
             started: Instant::now(),
+            ahead_ms: AtomicU64::new(0),
         })
     }
 
@@ -142,7 +146,8 @@ impl World {
 
     /// The gateway's clock, in milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
-        CLOCK + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0)
+        let passed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0);
+        CLOCK + passed + self.ahead_ms.load(Ordering::Relaxed)
     }
 
     /// The fault, if any, that strikes here.

@@ -74,18 +74,16 @@ impl Message {
         let mut told = Vec::new();
         let mut ran = self.process(home, &send, &mut told).await;
         let at_once = ran.as_ref().is_some_and(|ran| ran.code == 0);
+        let mut state = ran.as_ref().map_or_else(killed, state_of);
         for _ in 0..WAITS {
-            if let Some(ran) = ran {
-                let state = state_of(&ran);
-                if !matches!(state.as_str(), "sending" | "accepted" | "unknown") {
-                    let reply = ran.document["reply"]["text"].as_str().map(str::to_owned);
-                    return Story { state, reply, busy: ran.code == 75, told, at_once };
-                }
+            if !matches!(state.as_str(), "killed" | "sending" | "accepted" | "unknown") {
+                break;
             }
             ran = self.process(home, &["wait", &self.id, "--timeout", "15s"], &mut told).await;
+            state = ran.as_ref().map_or_else(killed, state_of);
         }
-        let state = ran.as_ref().map_or_else(|| "killed".to_owned(), state_of);
-        Story { state, reply: None, busy: false, told, at_once }
+        let reply = ran.as_ref().and_then(|ran| ran.document["reply"]["text"].as_str().map(str::to_owned));
+        Story { state, reply, busy: ran.is_some_and(|ran| ran.code == 75), told, at_once }
     }
 
     /// Runs one process of ours; `None` if it was killed.
@@ -120,6 +118,10 @@ impl Message {
             several => Err(format!("sent again with other bytes: {several:?}")),
         }
     }
+}
+
+fn killed() -> String {
+    "killed".to_owned()
 }
 
 fn state_of(ran: &Ran) -> String {

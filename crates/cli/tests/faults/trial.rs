@@ -75,6 +75,8 @@ impl Trial {
             home.move_bob(&self.gateway.url());
             let args = ["send", "--to", "bob", "--session", "storm", "--message", "before all this"];
             assert_eq!(home.run(&args).await.code, 0);
+            // Long enough ago to be before the message, however late a busy machine reads the clock.
+            self.gateway.set_clock_ahead(Duration::from_secs(60));
         }
         let begun = Instant::now();
         home.move_bob(&self.proxy.as_ref().map_or_else(|| self.gateway.url(), DelayProxy::url));

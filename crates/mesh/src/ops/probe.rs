@@ -90,7 +90,7 @@ async fn connect(
     ahead_ms: &mut Option<i64>,
 ) -> Result<Client, MeshError> {
     let challenged = gateway::challenge(mesh, peer, deadline, trace).await.map_err(|e| peer.failed(e))?;
-    *ahead_ms = Some(jiff::Timestamp::now().as_millisecond().saturating_sub(challenged.gateway_time_ms()));
+    *ahead_ms = Some(challenged.ahead_ms());
     let credential = credential?;
     let device = match credential {
         Credential::None => return Err(gateway::no_credential(mesh, peer)),

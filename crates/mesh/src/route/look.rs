@@ -84,12 +84,14 @@ impl Sign {
     }
 }
 
-/// Reads what the session says of the run.
+/// Reads what the session says of the run. The rows carry the gateway's time: one that is behind ours would let what was
+/// said since pass for what was said before.
 pub(crate) async fn look(client: &Client, run: Sought<'_>, sent_at: Timestamp) -> Result<Sign, CallError> {
     let request =
         ChatHistory { session_key: run.session.to_owned(), limit: Some(ROWS), max_chars: Some(100_000) };
     let history = client.call(&request, run.deadline).await?;
-    let sign = sign(&history, run.run_id, sent_at);
+    let sent_at_ms = sent_at.as_millisecond().saturating_sub(client.ahead_ms());
+    let sign = sign(&history, run.run_id, sent_at_ms);
     if let Sign::Answered(row) = &sign
         && let Some(whole) = in_full(client, run, row).await?
     {
@@ -112,7 +114,8 @@ async fn in_full(
     Ok(client.call(&request, run.deadline).await?.message)
 }
 
-fn sign(history: &History, run_id: &str, sent_at: Timestamp) -> Sign {
+/// `sent_at_ms` is by the gateway's clock.
+fn sign(history: &History, run_id: &str, sent_at_ms: i64) -> Sign {
     let rows = &history.messages;
     if let Some(row) = rows.iter().rev().find(|row| row.answers(run_id)) {
         return Sign::Answered(row.clone());
@@ -127,7 +130,7 @@ fn sign(history: &History, run_id: &str, sent_at: Timestamp) -> Sign {
         Some(_) => Sign::Queued,
         None => {
             let oldest = rows.first().and_then(|row| row.timestamp);
-            let reaches_back = oldest.is_some_and(|oldest| oldest <= sent_at.as_millisecond());
+            let reaches_back = oldest.is_some_and(|oldest| oldest <= sent_at_ms);
             Sign::None { reaches_back }
         }
     }
@@ -249,9 +252,9 @@ pub(crate) async fn pause(time: Duration, deadline: Instant) -> Result<(), CallE
 mod tests {
     use super::*;
 
-    fn sign_of(history: serde_json::Value, sent_at: i64) -> Sign {
+    fn sign_of(history: serde_json::Value, sent_at_ms: i64) -> Sign {
         let history: History = serde_json::from_value(history).unwrap();
-        sign(&history, "r1", Timestamp::from_millisecond(sent_at).unwrap())
+        sign(&history, "r1", sent_at_ms)
     }
 
     fn text_of(sign: Sign) -> String {

@@ -1,8 +1,9 @@
 //! A message and its reply.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use agent_mesh_testkit::{Gate, Reply, Script};
+use agent_mesh_testkit::{Cut, Fault, Gate, How, Reply, Script};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::send::{SendRequest, send_rounds};
 use agent_team_mesh::ops::wait::wait;
@@ -139,6 +140,21 @@ async fn what_the_history_has_forgotten_the_gateway_may_still_know() {
     }
     assert_eq!(states, [(State::Replied, Some("yes".to_owned())), (State::Unknown, None)]);
     assert_eq!(bob.ledger().total(), 3, "none was sent again");
+}
+
+/// The scripted gateway's clock is days behind ours: what it was told after our message looks older than that.
+#[tokio::test]
+async fn what_a_reset_session_was_told_since_does_not_prove_that_nothing_came_before() {
+    let silence = Fault::new(Cut::BeforeAccepted, How::Silence).of("agent").once();
+    let (team, bob) = Team::with_bob(Script::new().fault(silence)).await;
+    let first = team.send("bob", &message("first", Duration::from_millis(300))).await;
+    assert!(first.receipt.accepted_at.is_none(), "{first:?}");
+    bob.until(|bob| bob.ledger().runs_of_text("first") == 1).await;
+    bob.kill().await;
+    bob.reset_sessions();
+    assert_eq!(team.send("bob", &message("second", SOON)).await.state, State::Replied);
+    let found = wait(&team.mesh, &first.id, SOON, &mut Unobserved).await.unwrap();
+    assert_eq!((found.state, bob.ledger().runs_of_text("first")), (State::Unknown, 1), "{found:?}");
 }
 
 #[tokio::test]

@@ -214,9 +214,7 @@ fn try_writing(folder: &Path) -> io::Result<()> {
 pub(super) async fn own_gateway(mesh: &Mesh, deadline: Instant) -> (Finding, Option<i64>) {
     let endpoint = &mesh.config().gateway.endpoint;
     let ahead_ms = match own_gateway::challenge(mesh, deadline).await {
-        Ok(challenged) => {
-            jiff::Timestamp::now().as_millisecond().saturating_sub(challenged.gateway_time_ms())
-        }
+        Ok(challenged) => challenged.ahead_ms(),
         Err(error) => {
             let detail =
                 format!("{endpoint} does not answer, so nobody can be let in: {}", with_cause(&error));
