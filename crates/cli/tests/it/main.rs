@@ -28,6 +28,8 @@ mod named;
 mod outbox;
 mod output;
 mod pair;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod relro;
 mod send;
 mod serve;
 mod skill;
