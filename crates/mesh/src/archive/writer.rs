@@ -77,13 +77,15 @@ pub(super) enum Order {
     Write(Write),
     /// Others have written: the WAL is to be looked at.
     Look,
+    /// Somebody else has written first, and found a long WAL.
+    Shorten,
 }
 
 impl Order {
     pub(super) fn write(self) -> Option<Write> {
         match self {
             Self::Write(write) => Some(write),
-            Self::Look => None,
+            Self::Look | Self::Shorten => None,
         }
     }
 }
@@ -108,7 +110,7 @@ impl Write {
 #[derive(Default)]
 pub(super) struct Desk {
     writer: OnceLock<Mutex<Writer>>,
-    /// The thread has written once, and seen to the WAL that it found. Until then nobody else writes.
+    /// Something was written. Whether the WAL that was found is to be copied has been looked at.
     has_begun: AtomicBool,
     /// Writes that are queued or being committed.
     queued: AtomicUsize,
@@ -134,7 +136,6 @@ impl Desk {
             tracing::debug!(%error, "the WAL is copied sooner");
         }
         let writer = self.writer.get_or_init(|| Mutex::new(writer));
-        let mut is_first = true;
         // A write that panicked leaves nothing to go on with.
         while let Some(first) = next_write(writer, queue) {
             let batch = gather(first, queue);
@@ -142,9 +143,8 @@ impl Desk {
             let Ok(mut writer) = writer.lock() else { return };
             writer.commit(batch);
             self.queued.fetch_sub(written, Ordering::AcqRel);
-            if std::mem::take(&mut is_first) {
+            if !self.has_begun.swap(true, Ordering::AcqRel) {
                 shorten_wal(&writer.connection);
-                self.has_begun.store(true, Ordering::Release);
             }
         }
     }
@@ -168,8 +168,7 @@ impl Carrier {
     pub(super) fn try_commit(&self, write: Write) -> Option<Order> {
         let desk = &self.0;
         let is_alone = desk.carried.load(Ordering::Acquire) == 1 && desk.queued.load(Ordering::Acquire) == 0;
-        let may_write = is_alone && desk.has_begun.load(Ordering::Acquire);
-        let Some(Ok(mut writer)) = desk.writer.get().filter(|_| may_write).map(Mutex::try_lock) else {
+        let Some(Ok(mut writer)) = desk.writer.get().filter(|_| is_alone).map(Mutex::try_lock) else {
             return Some(Order::Write(write));
         };
         if writer.begin_at_once(write.survives).is_err() {
@@ -177,6 +176,9 @@ impl Carrier {
             return Some(Order::Write(write));
         }
         writer.finish(vec![write]);
+        if !desk.has_begun.swap(true, Ordering::AcqRel) {
+            return is_long(&writer.connection).then_some(Order::Shorten);
+        }
         let unseen = desk.unseen.fetch_add(1, Ordering::Relaxed) + 1;
         unseen.is_multiple_of(LOOK_EVERY).then_some(Order::Look)
     }
@@ -311,13 +313,17 @@ impl Drop for Undo<'_> {
 /// Copies all of a WAL that became long, so that the next write begins it anew. For commands, which are over before there is
 /// time for it: after their first write, while they dial or the message is on its way. No other write of ours can come between.
 fn shorten_wal(connection: &Connection) {
-    let shortened = checkpoint(connection, "NOOP").and_then(|(in_wal, _)| match in_wal < WORTH_COPYING {
-        true => Ok(()),
-        false => checkpoint(connection, "PASSIVE").map(drop),
-    });
-    if let Err(error) = shortened {
+    if is_long(connection)
+        && let Err(error) = checkpoint(connection, "PASSIVE")
+    {
         tracing::debug!(%error, "the WAL was not copied");
     }
+}
+
+/// Whether there is much in the WAL, copied or not.
+fn is_long(connection: &Connection) -> bool {
+    // Who cannot know it now will be asked again.
+    checkpoint(connection, "NOOP").is_ok_and(|(in_wal, _)| in_wal >= WORTH_COPYING)
 }
 
 /// The next write. While a message is on its way nothing is to be written, and what the WAL has collected is copied then:
@@ -327,6 +333,11 @@ fn next_write(writer: &Mutex<Writer>, queue: &mpsc::Receiver<Order>) -> Option<W
     loop {
         match order {
             Ok(Order::Write(write)) => return Some(write),
+            Ok(Order::Shorten) => {
+                if let Ok(writer) = writer.lock() {
+                    shorten_wal(&writer.connection);
+                }
+            }
             Ok(Order::Look) | Err(RecvTimeoutError::Timeout) => look_after_wal(writer),
             Err(RecvTimeoutError::Disconnected) => return None,
         }
@@ -413,6 +424,8 @@ fn copy(error: &rusqlite::Error) -> rusqlite::Error {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -439,6 +452,24 @@ mod tests {
         other.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
         other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * WORTH_COPYING]).unwrap();
         assert!(in_wal() > WORTH_COPYING);
+        archive.settle().await.unwrap();
+        archive.reset_limits(None).await.unwrap();
+        assert!(in_wal() < 10, "{} pages", in_wal());
+    }
+
+    #[tokio::test]
+    async fn who_writes_first_himself_has_the_thread_shorten_the_wal() {
+        let (_folder, archive) = crate::archive::tests::archive();
+        let other = Connection::open(archive.path()).unwrap();
+        let in_wal = || checkpoint(&other, "NOOP").unwrap().0;
+        other.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
+        other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * WORTH_COPYING]).unwrap();
+        while archive.desk.writer.get().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let touch = |db: &Connection| db.execute("DELETE FROM t WHERE x = 0", []).map(drop);
+        let committed = archive.write_here(&archive.carrier(), 1, Survives::Process, touch);
+        assert!(committed.now_or_never().is_some_and(|committed| committed.is_ok()), "it did not wait");
         archive.settle().await.unwrap();
         archive.reset_limits(None).await.unwrap();
         assert!(in_wal() < 10, "{} pages", in_wal());
@@ -580,8 +611,6 @@ mod tests {
         let connection = connect();
         connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x INTEGER)").unwrap();
         let writer = desk.writer.get_or_init(|| Mutex::new(Writer::new(connection, &path)));
-        assert_eq!(try_commit(0, false, Survives::Process), handed_over, "the thread has not begun");
-        desk.has_begun.store(true, Ordering::Release);
         assert_eq!(try_commit(1, false, Survives::Process), (true, Some(true)));
         assert_eq!(try_commit(2, true, Survives::Process), (true, Some(false)));
         assert_eq!(try_commit(3, false, Survives::Machine), (true, Some(true)));
