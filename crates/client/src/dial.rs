@@ -60,7 +60,8 @@ pub(crate) async fn dial(
 
     let stream: Box<dyn Io> = if endpoint.is_tls() {
         let start = Instant::now();
-        let (stream, fingerprint) = tls(tcp, endpoint, options, deadline).await?;
+        // In a box: most connections of most teams have none.
+        let (stream, fingerprint) = Box::pin(tls(tcp, endpoint, options, deadline)).await?;
         trace.passed(Step::Tls, start, fingerprint.map(|f| f.to_string()).unwrap_or_default());
         stream
     } else {

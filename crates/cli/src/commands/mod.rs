@@ -28,6 +28,8 @@ pub mod wait;
 mod watch;
 pub mod whoami;
 
+use std::pin::Pin;
+
 use agent_team_mesh::descriptors::{self, Room};
 use agent_team_mesh::message::SizeNote;
 use agent_team_mesh::{Mesh, private_file};
@@ -37,35 +39,39 @@ use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
-/// Runs a command.
-pub async fn run(command: Command, settings: &Settings, ui: &mut Ui) -> Result<Exit, CliError> {
+/// A command at work.
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Exit, CliError>> + 'a>>;
+
+/// Runs a command. Each is in a box of its own, made before anything runs: what the largest one needs would else lie on the
+/// stack of all, below everything, and be touched by each.
+pub fn run<'a>(command: Command, settings: &'a Settings, ui: &'a mut Ui) -> Running<'a> {
     match command {
-        Command::Whoami(args) => whoami::run(&args, settings, ui),
-        Command::List(args) => list::run(&args, settings, ui).await,
-        Command::Ping(args) => ping::run(&args, settings, ui).await,
-        Command::Send(args) => Box::pin(send::run(args, settings, ui)).await,
-        Command::Broadcast(args) => Box::pin(broadcast::run(args, settings, ui)).await,
-        Command::Dialogue(args) => Box::pin(dialogue::run(args, settings, ui)).await,
-        Command::Pair(args) => Box::pin(pair::run(&args, settings, ui)).await,
-        Command::Invite(args) => Box::pin(invite::run(&args, settings, ui)).await,
-        Command::Join(args) => Box::pin(join::run(args, settings, ui)).await,
-        Command::Sync(args) => Box::pin(sync::run(&args, settings, ui)).await,
-        Command::Token(args) => token::run(&args, settings, ui),
-        Command::Trust(args) => Box::pin(trust::run(&args, settings, ui)).await,
-        Command::Init(args) => init::run(&args, settings, ui),
-        Command::Wait(args) => Box::pin(wait::run(&args, settings, ui)).await,
-        Command::Log(args) => Box::pin(log::run(&args, settings, ui)).await,
-        Command::Outbox(args) => Box::pin(outbox::run(&args, settings, ui)).await,
-        Command::Limits(args) => Box::pin(limits::run(&args, settings, ui)).await,
-        Command::Inbox(args) => Box::pin(inbox::run(&args, settings, ui)).await,
-        Command::Serve(args) => Box::pin(serve::run(args, settings, ui)).await,
-        Command::Mcp(args) => Box::pin(mcp::run(&args, settings, ui)).await,
-        Command::Skill(args) => skill::run(&args, settings, ui),
-        Command::Demo(args) => Box::pin(demo::run(&args, settings, ui)).await,
-        Command::Doctor(args) => Box::pin(doctor::run(&args, settings, ui)).await,
-        Command::Config(args) => config::run(&args, settings, ui),
-        Command::Completions(args) => completions::run(&args, ui),
-        Command::Man(args) => man::run(&args, ui),
+        Command::Whoami(args) => Box::pin(async move { whoami::run(&args, settings, ui) }),
+        Command::List(args) => Box::pin(async move { list::run(&args, settings, ui).await }),
+        Command::Ping(args) => Box::pin(async move { ping::run(&args, settings, ui).await }),
+        Command::Send(args) => Box::pin(send::run(args, settings, ui)),
+        Command::Broadcast(args) => Box::pin(broadcast::run(args, settings, ui)),
+        Command::Dialogue(args) => Box::pin(dialogue::run(args, settings, ui)),
+        Command::Pair(args) => Box::pin(async move { pair::run(&args, settings, ui).await }),
+        Command::Invite(args) => Box::pin(async move { invite::run(&args, settings, ui).await }),
+        Command::Join(args) => Box::pin(join::run(args, settings, ui)),
+        Command::Sync(args) => Box::pin(async move { sync::run(&args, settings, ui).await }),
+        Command::Token(args) => Box::pin(async move { token::run(&args, settings, ui) }),
+        Command::Trust(args) => Box::pin(async move { trust::run(&args, settings, ui).await }),
+        Command::Init(args) => Box::pin(async move { init::run(&args, settings, ui) }),
+        Command::Wait(args) => Box::pin(async move { wait::run(&args, settings, ui).await }),
+        Command::Log(args) => Box::pin(async move { log::run(&args, settings, ui).await }),
+        Command::Outbox(args) => Box::pin(async move { outbox::run(&args, settings, ui).await }),
+        Command::Limits(args) => Box::pin(async move { limits::run(&args, settings, ui).await }),
+        Command::Inbox(args) => Box::pin(async move { inbox::run(&args, settings, ui).await }),
+        Command::Serve(args) => Box::pin(serve::run(args, settings, ui)),
+        Command::Mcp(args) => Box::pin(async move { mcp::run(&args, settings, ui).await }),
+        Command::Skill(args) => Box::pin(async move { skill::run(&args, settings, ui) }),
+        Command::Demo(args) => Box::pin(async move { demo::run(&args, settings, ui).await }),
+        Command::Doctor(args) => Box::pin(async move { doctor::run(&args, settings, ui).await }),
+        Command::Config(args) => Box::pin(async move { config::run(&args, settings, ui) }),
+        Command::Completions(args) => Box::pin(async move { completions::run(&args, ui) }),
+        Command::Man(args) => Box::pin(async move { man::run(&args, ui) }),
     }
 }
 

@@ -217,11 +217,11 @@ pub(crate) async fn challenge(
     trace: &mut Trace,
 ) -> Result<Challenged, ConnectError> {
     loop {
-        let dialled = async {
+        let dialled = Box::pin(async {
             let early = peer.extended(deadline).min(Instant::now() + mesh.config().connect_timeout);
             let link = Link::dial(&peer.endpoint, &peer.dial, early, trace).await?;
             link.challenge(early, trace).await
-        };
+        });
         let Some(turn) = &peer.turn else { return dialled.await };
         match turn.lend(dialled).await {
             (Ok(_), true) => trace.steps.clear(),
