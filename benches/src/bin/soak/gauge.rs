@@ -273,7 +273,11 @@ mod tests {
             assert_eq!(faults(step), 0, "one step, in minute {minute}");
         }
         let humps = |minute: f64| if (33.0..50.0).contains(&minute) { 1000.0 } else { 0.0 };
-        assert_eq!(faults(|minute| 12_000.0 + humps(minute) * (minute - 32.0) / 18.0), 0, "a hump over two parts");
+        assert_eq!(
+            faults(|minute| 12_000.0 + humps(minute) * (minute - 32.0) / 18.0),
+            0,
+            "a hump over two parts"
+        );
         assert_eq!(faults(|minute| 12_000.0 + 25.0 * minute + humps(minute)), 1, "a leak beneath a hump");
         let steps = |minute: f64| 12_000.0 + 500.0 * (minute / 10.0).floor();
         assert_eq!(faults(steps), 1, "one small step after the other");

@@ -34,6 +34,11 @@ struct Row {
 }
 
 impl Row {
+    /// Whether it failed because its door ended, as the door itself says.
+    fn names_the_door(&self) -> bool {
+        self.failure.as_deref().is_some_and(|why| why.contains("the gateway ended before it"))
+    }
+
     fn in_words(&self) -> String {
         format!("{} {} {:?} {:?}", self.id, self.state, self.reply, self.failure)
     }
@@ -168,8 +173,8 @@ fn verdict(said: &Said, rows: &[Row], runs: [usize; 2], door: &Door) -> Option<&
         // Only a run that died with its gateway may end so, and only where it was to be.
         ("unknown" | "no-reply", _) => (!troubled(true)).then_some("LOST"),
         ("failed", 1) => (!troubled(true)).then_some("LOST"),
-        // Killed after it took the message, and before the agent wrote it down.
-        ("failed", 0) if said.how == "queue" && runs[1] == 1 && troubled(true) => None,
+        // Killed after it took the message, and before the agent wrote it down: so it was told, too.
+        ("failed", 0) if said.how == "queue" && runs[1] == 1 && row.names_the_door() => None,
         (_, 1) => Some("UNTRUE: it ran"),
         // What waits in the outbox is delivered in the end.
         (_, _) if said.how == "queue" => Some("LOST"),

@@ -28,7 +28,7 @@ mod named;
 mod outbox;
 mod output;
 mod pair;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64"))]
 mod relro;
 mod send;
 mod serve;

@@ -322,7 +322,7 @@ fn shorten_wal(connection: &Connection) {
 
 /// Whether there is much in the WAL, copied or not.
 fn is_long(connection: &Connection) -> bool {
-    // Who cannot know it now will be asked again.
+    // Where that cannot be known, it is copied later.
     checkpoint(connection, "NOOP").is_ok_and(|(in_wal, _)| in_wal >= WORTH_COPYING)
 }
 
@@ -424,8 +424,6 @@ fn copy(error: &rusqlite::Error) -> rusqlite::Error {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     #[test]
@@ -452,24 +450,6 @@ mod tests {
         other.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
         other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * WORTH_COPYING]).unwrap();
         assert!(in_wal() > WORTH_COPYING);
-        archive.settle().await.unwrap();
-        archive.reset_limits(None).await.unwrap();
-        assert!(in_wal() < 10, "{} pages", in_wal());
-    }
-
-    #[tokio::test]
-    async fn who_writes_first_himself_has_the_thread_shorten_the_wal() {
-        let (_folder, archive) = crate::archive::tests::archive();
-        let other = Connection::open(archive.path()).unwrap();
-        let in_wal = || checkpoint(&other, "NOOP").unwrap().0;
-        other.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
-        other.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * WORTH_COPYING]).unwrap();
-        while archive.desk.writer.get().is_none() {
-            tokio::task::yield_now().await;
-        }
-        let touch = |db: &Connection| db.execute("DELETE FROM t WHERE x = 0", []).map(drop);
-        let committed = archive.write_here(&archive.carrier(), 1, Survives::Process, touch);
-        assert!(committed.now_or_never().is_some_and(|committed| committed.is_ok()), "it did not wait");
         archive.settle().await.unwrap();
         archive.reset_limits(None).await.unwrap();
         assert!(in_wal() < 10, "{} pages", in_wal());
@@ -634,6 +614,24 @@ mod tests {
             Some(matches!(order, Order::Look))
         });
         assert_eq!(orders.collect::<Vec<_>>(), [true, true], "now and then the thread looks after the WAL");
+    }
+
+    #[test]
+    fn who_writes_first_has_the_thread_shorten_a_long_wal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x BLOB)").unwrap();
+        connection.execute("INSERT INTO t VALUES (zeroblob(?1))", [4096 * WORTH_COPYING]).unwrap();
+        let desk = Arc::new(Desk::default());
+        let writer = desk.writer.get_or_init(|| Mutex::new(Writer::new(connection, &path)));
+        let carrier = Carrier::new(&desk);
+        let write = || insert(1, false, Survives::Process).0;
+        assert!(matches!(carrier.try_commit(write()), Some(Order::Shorten)));
+        assert!(carrier.try_commit(write()).is_none(), "once");
+        shorten_wal(&writer.lock().unwrap().connection);
+        assert!(carrier.try_commit(write()).is_none());
+        assert!(!is_long(&writer.lock().unwrap().connection));
     }
 
     #[test]
