@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use openclaw_protocol::connect::{ClientInfo, Granted};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::auth::Way;
 use crate::keys::peer_session;
@@ -35,6 +35,16 @@ impl Place {
     }
 }
 
+/// What the history shows of a client. Each of its rows may have one of its own, so it is no tree of values: that took a kilobyte.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ShownClient {
+    pub(crate) id: String,
+    pub(crate) mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) display_name: Option<String>,
+}
+
 /// One authenticated connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -46,8 +56,8 @@ pub(crate) struct Conn {
     pub(crate) way: Way,
     /// What it says of itself.
     pub(crate) client: ClientInfo,
-    /// The same as the history shows it: made for the first message, shared by all.
-    pub(crate) shown: OnceLock<Arc<Value>>,
+    /// What the history shows of that: made for the first message, shared by all.
+    pub(crate) shown: OnceLock<Arc<ShownClient>>,
     /// What it may do.
     pub(crate) granted: Granted,
     /// The device that proved itself.
@@ -72,14 +82,10 @@ impl Conn {
     }
 
     /// What it says of itself, as the history shows it.
-    pub(crate) fn shown_client(&self) -> Arc<Value> {
+    pub(crate) fn shown_client(&self) -> Arc<ShownClient> {
         let show = || {
-            let ClientInfo { id, mode, display_name, .. } = &self.client;
-            let mut shown = json!({ "id": id, "mode": mode });
-            if let Some(name) = display_name {
-                shown["displayName"] = json!(name);
-            }
-            Arc::new(shown)
+            let ClientInfo { id, mode, display_name, .. } = self.client.clone();
+            Arc::new(ShownClient { id, mode, display_name })
         };
         Arc::clone(self.shown.get_or_init(show))
     }

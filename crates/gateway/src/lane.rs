@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use openclaw_protocol::event::{ChatEvent, ChatMessage, ChatState};
-use openclaw_protocol::frame::encode_response;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
@@ -308,7 +307,7 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
         text,
         "a run is over"
     );
-    let done = Arc::new(Done::new(&run.id, outcome, took, ended_at));
+    let done = Arc::new(Done::new(&run.id, outcome.clone(), took, ended_at));
     lock(&shared.runs).finish(&run, Arc::clone(&done), Instant::now());
     answer(reply_to.as_ref(), &done);
     match outcome {
@@ -332,7 +331,7 @@ pub(crate) fn finish(shared: &Shared, job: Job, outcome: &Outcome) {
 /// The second answer.
 fn answer(reply_to: Option<&(Arc<Outbox>, String)>, done: &Done) {
     if let Some((outbox, request)) = reply_to
-        && let Ok(text) = encode_response(request, done.payload.as_deref(), done.error.as_ref())
+        && let Ok(text) = done.answer(request)
     {
         outbox.answer(text);
     }

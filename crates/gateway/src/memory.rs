@@ -73,7 +73,7 @@ impl Past {
     pub(crate) fn done(&self) -> Done {
         let unknown = || Outcome::Failed("what became of the run is not known".to_owned());
         let outcome = self.end.clone().outcome().unwrap_or_else(unknown);
-        Done::new(&self.run_id, &outcome, 0, self.ended_at.unwrap_or(self.began_at))
+        Done::new(&self.run_id, outcome, 0, self.ended_at.unwrap_or(self.began_at))
     }
 }
 

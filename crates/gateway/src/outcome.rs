@@ -1,8 +1,8 @@
 //! How a run ended, in the shapes of the wire.
 
 use openclaw_protocol::ErrorShape;
+use openclaw_protocol::frame::encode_response;
 use openclaw_protocol::methods::agent::{AgentWaited, TerminalReply};
-use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 /// `agent.wait` shows so much of a reply, in characters.
@@ -23,38 +23,53 @@ pub(crate) enum Outcome {
     Aborted,
 }
 
-/// A finished run, as long as it is remembered.
+/// A finished run, as long as it is remembered: a thousand of them are, so what the wire shows of it is made when somebody asks.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// The payload of the second answer.
-    pub(crate) payload: Option<Box<RawValue>>,
-    /// Its error.
-    pub(crate) error: Option<ErrorShape>,
-    /// The answer to `agent.wait`.
-    pub(crate) waited: AgentWaited,
-    /// The answer to a repeated `chat.send`.
-    pub(crate) chat_ack: Value,
+    run_id: String,
+    pub(crate) outcome: Outcome,
+    duration_ms: i64,
+    pub(crate) ended_at: i64,
 }
 
 impl Done {
     /// Writes an outcome down.
-    pub(crate) fn new(run_id: &str, outcome: &Outcome, duration_ms: i64, ended_at: i64) -> Self {
-        let error = match outcome {
+    pub(crate) fn new(run_id: &str, outcome: Outcome, duration_ms: i64, ended_at: i64) -> Self {
+        Self { run_id: run_id.to_owned(), outcome, duration_ms, ended_at }
+    }
+
+    /// The second answer to this request, as text.
+    pub(crate) fn answer(&self, request: &str) -> Result<String, serde_json::Error> {
+        let payload = second_answer(&self.run_id, &self.outcome, self.duration_ms);
+        encode_response(request, Some(&payload), self.error().as_ref())
+    }
+
+    /// The error of the second answer.
+    pub(crate) fn error(&self) -> Option<ErrorShape> {
+        match &self.outcome {
             Outcome::Failed(why) => Some(ErrorShape::new("UNAVAILABLE", why.clone())),
             _ => None,
-        };
-        Self {
-            payload: to_raw_value(&second_answer(run_id, outcome, duration_ms)).ok(),
-            error,
-            waited: waited(run_id, outcome, ended_at),
-            chat_ack: chat_ack(run_id, outcome, ended_at),
         }
     }
 
-    /// Its size in memory, roughly.
+    /// The answer to `agent.wait`.
+    pub(crate) fn waited(&self) -> AgentWaited {
+        waited(&self.run_id, &self.outcome, self.ended_at)
+    }
+
+    /// The answer to a repeated `chat.send`.
+    pub(crate) fn chat_ack(&self) -> Value {
+        chat_ack(&self.run_id, &self.outcome, self.ended_at)
+    }
+
+    /// Its size in memory, roughly, and that of the run in its table.
     pub(crate) fn size(&self) -> usize {
-        let reply = self.waited.terminal_reply.as_ref().and_then(|reply| reply.text.as_ref());
-        self.payload.as_ref().map_or(0, |raw| raw.get().len()) + reply.map_or(0, String::len) + 1024
+        const RUN: usize = 1024;
+        let text = match &self.outcome {
+            Outcome::Reply(text) | Outcome::Failed(text) => text.len(),
+            Outcome::Silence | Outcome::TimedOut | Outcome::Aborted => 0,
+        };
+        self.run_id.len() + text + RUN
     }
 }
 
@@ -159,11 +174,13 @@ mod tests {
             (Outcome::Aborted, Read::Aborted),
         ];
         for (outcome, read) in cases {
-            let done = Done::new("r", &outcome, 1, 2);
-            let payload: AgentDone = serde_json::from_str(done.payload.as_ref().unwrap().get()).unwrap();
+            let done = Done::new("r", outcome, 1, 2);
+            let answer = done.answer("q").unwrap();
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let payload: AgentDone = serde_json::from_value(answer["payload"].clone()).unwrap();
             assert_eq!(payload.outcome(), read);
-            assert!(done.waited.is_over());
-            assert_eq!(done.error.is_some(), matches!(outcome, Outcome::Failed(_)));
+            assert!(done.waited().is_over());
+            assert_eq!(answer["ok"] == false, matches!(done.outcome, Outcome::Failed(_)));
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use openclaw_protocol::methods::agent::InputProvenance;
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::config::Limits;
+use crate::conn::ShownClient;
 use crate::keys::namespace;
 use crate::memory::{self, End, OWNER};
 use crate::runs::{Origin, Run, provenance_size};
@@ -58,7 +58,7 @@ pub(crate) enum NewRow {
         text: String,
         provenance: Option<InputProvenance>,
         /// What the client says of itself; none when that is not remembered.
-        client: Option<Arc<Value>>,
+        client: Option<Arc<ShownClient>>,
         origin: Origin,
         /// Who has proven to be the sender.
         who: Who,
@@ -393,7 +393,7 @@ struct Note<'a> {
 
 #[derive(Serialize)]
 struct Transport<'a> {
-    clients: [&'a Value; 1],
+    clients: [&'a ShownClient; 1],
 }
 
 impl Serialize for Shown<'_> {
@@ -448,7 +448,7 @@ fn cut(text: &str, max_chars: usize) -> (Cow<'_, str>, bool) {
 mod tests {
     use openclaw_protocol::methods::chat::HistoryRow;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -457,7 +457,7 @@ mod tests {
     }
 
     fn user(text: &str) -> NewRow {
-        let client = Some(Arc::new(json!({ "id": "cli" })));
+        let client = Some(Arc::default());
         NewRow::User {
             text: text.into(),
             provenance: None,

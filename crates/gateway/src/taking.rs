@@ -55,7 +55,7 @@ impl Taking {
 pub(crate) fn tell_known(conn: &Conn, request: &str, run: &Run, past: &Past) {
     if run.origin == Origin::Chat {
         let is_same = sha256(past.message.as_bytes()) == run.digest;
-        reply(conn, request, &if is_same { Ok(past.done().chat_ack) } else { Err(conflict()) });
+        reply(conn, request, &if is_same { Ok(past.done().chat_ack()) } else { Err(conflict()) });
     }
 }
 

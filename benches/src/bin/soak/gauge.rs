@@ -21,6 +21,11 @@ const SLOPE_KIB_PER_MINUTE: f64 = 21.5;
 /// Shorter than this, the tables that are bounded are still filling, and memory is held to the ceiling alone.
 const LONG_ENOUGH: Duration = Duration::from_secs(15 * 60);
 
+/// Whether memory is held to more than the ceiling after so long.
+pub fn is_long_enough(time: Duration) -> bool {
+    time >= LONG_ENOUGH
+}
+
 /// What must hold of a process's memory, in words.
 pub fn limits() -> String {
     format!("of its own at most {GROWTH} times + {GROWTH_KIB} KiB, and {SLOPE_KIB_PER_MINUTE} KiB a minute")
@@ -149,7 +154,7 @@ fn found(name: &'static str, lives: &[&Series], from: Instant, to: Instant) -> F
         [first, samples().map(of).max().unwrap_or_default(), samples().last().map(of).unwrap_or_default()]
     };
     let within: Vec<Sample> = samples().filter(|sample| (from..=to).contains(&sample.at)).copied().collect();
-    let long = lives.len() == 1 && to.duration_since(from) >= LONG_ENOUGH;
+    let long = lives.len() == 1 && is_long_enough(to.duration_since(from));
     let mut found = Found {
         name,
         lives: lives.len(),

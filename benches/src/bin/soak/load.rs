@@ -8,12 +8,16 @@ use agent_mesh_benches::Writer;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::door::Door;
 use crate::home::Ran;
 use crate::ledger::Said;
 use crate::{Failure, Soak};
 
 /// One deadline for each message: longer than any trouble lasts.
 const TIMEOUT: &str = "20s";
+
+/// The topic beside everybody's one session.
+const TOPIC: [&str; 2] = ["--thread", "deploy"];
 
 /// Messages sent with `--no-wait`, whose replies somebody comes back for.
 #[derive(Debug, Default)]
@@ -27,6 +31,18 @@ impl Open {
     fn pop(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
+}
+
+/// Fills what is bounded by number and would fill all the hour long: the session of the topic at the first door, which gets a
+/// message every few seconds. Memory is to be flat once that is full.
+pub async fn fill(soak: &Soak) -> Result<(), Failure> {
+    /// A session keeps a thousand rows, two for each message.
+    const MESSAGES: usize = 500;
+    let mut random = Writer::new(soak.seed ^ (98 << 32));
+    for _ in 0..MESSAGES {
+        send_to(soak, &soak.doors[0], &mut random, "thread", &TOPIC).await?;
+    }
+    Ok(())
 }
 
 /// A shell, until the soak is over. Between two commands it rests for up to twice this.
@@ -46,7 +62,7 @@ pub async fn shell(soak: &Soak, number: u64, rest: Duration) {
 async fn command(soak: &Soak, random: &mut Writer) -> Result<(), Failure> {
     match random.number(100) {
         0..40 => send(soak, random, "send", &[]).await,
-        40..50 => send(soak, random, "thread", &["--thread", "deploy"]).await,
+        40..50 => send(soak, random, "thread", &TOPIC).await,
         50..65 => send(soak, random, "queue", &["--queue"]).await,
         65..73 => send(soak, random, "no-wait", &["--no-wait"]).await,
         // More often than the line above: a session shows its last thousand rows, and what is older cannot be asked after.
@@ -71,7 +87,18 @@ pub fn told(record: &Value) -> Option<(String, Option<String>)> {
 }
 
 async fn send(soak: &Soak, random: &mut Writer, how: &'static str, more: &[&str]) -> Result<(), Failure> {
-    let (door, mark) = (soak.any_door(random), soak.mark());
+    let door = soak.any_door(random);
+    send_to(soak, door, random, how, more).await
+}
+
+async fn send_to(
+    soak: &Soak,
+    door: &Door,
+    random: &mut Writer,
+    how: &'static str,
+    more: &[&str],
+) -> Result<(), Failure> {
+    let mark = soak.mark();
     let text = format!("{}{mark}", random.text(1, 40));
     let begun = Instant::now();
     let args = ["send", "--to", door.name, "--message", &text, "--timeout", TIMEOUT, "--json"];

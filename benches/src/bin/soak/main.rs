@@ -138,6 +138,9 @@ async fn run(soak: &Arc<Soak>, residents: &Residents, time: Duration) -> Result<
         let soak = Arc::clone(soak);
         tasks.spawn(async move { load::shell(&soak, number, Duration::from_millis(600)).await });
     }
+    if gauge::is_long_enough(time) {
+        load::fill(soak).await?;
+    }
     sleep((time / 6).min(Duration::from_secs(120))).await;
     {
         let _nobody = soak.gate.write().await;

@@ -80,7 +80,7 @@ impl Order {
             }
             // A refusal of the request; or the run was over before, and this is how it failed.
             Err(error) => {
-                let is_end = |done: Arc<Done>| done.error.as_ref() == Some(&error);
+                let is_end = |done: Arc<Done>| done.error().as_ref() == Some(&error);
                 let run = task::run(shared, caller, &self.id).filter(|run| run.done().is_some_and(is_end));
                 let failed = run.and_then(|run| task::of_run(shared, caller, &run));
                 failed.map(|task| Taken::Over(Box::new(task))).ok_or_else(|| error.into())

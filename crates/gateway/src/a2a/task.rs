@@ -13,7 +13,7 @@ use crate::agent::ENDED_BEFORE;
 use crate::keys::peer_session;
 use crate::memory::{End, Past};
 use crate::methods::chat::abort_run;
-use crate::outcome::Done;
+use crate::outcome::{self, Done};
 use crate::principal::Member;
 use crate::runs::Run;
 use crate::shared::{Shared, lock};
@@ -96,7 +96,7 @@ pub(super) async fn cancel(
 pub(super) fn of_run(shared: &Shared, caller: &Caller, run: &Arc<Run>) -> Option<Task> {
     let context_id = context(&run.session, &caller.member)?;
     if let Some(done) = run.done() {
-        return Some(ended(&run.id, context_id, outcome(&done), done.waited.ended_at));
+        return Some(ended(&run.id, context_id, as_read(&done), Some(done.ended_at)));
     }
     let runs = lock(&shared.runs);
     let (current, _) = runs.of_session(&run.session);
@@ -118,12 +118,14 @@ pub(super) fn of_payload(id: &str, context_id: String, payload: &RawValue) -> Ta
     ended(id, context_id, outcome, None)
 }
 
-fn outcome(done: &Done) -> Outcome {
-    match (&done.error, &done.payload) {
-        (Some(error), _) => Outcome::Failed(error.message.clone()),
-        (None, Some(payload)) => serde_json::from_str::<AgentDone>(payload.get())
-            .map_or_else(|error| Outcome::Failed(error.to_string()), |done| done.outcome()),
-        (None, None) => Outcome::NoReply,
+/// As a client reads it.
+fn as_read(done: &Done) -> Outcome {
+    match &done.outcome {
+        outcome::Outcome::Reply(text) => Outcome::Reply(text.clone()),
+        outcome::Outcome::Silence => Outcome::NoReply,
+        outcome::Outcome::Failed(why) => Outcome::Failed(why.clone()),
+        outcome::Outcome::TimedOut => Outcome::RunTimeout,
+        outcome::Outcome::Aborted => Outcome::Aborted,
     }
 }
 

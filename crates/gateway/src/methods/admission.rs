@@ -204,7 +204,7 @@ fn remember(run: &Run, past: Past) -> Result<Start, ErrorShape> {
             ErrorShape::invalid("the run of this idempotencyKey ended without a reply; use a new key");
         return Err(error.with_details(json!({ "reason": "run-over" })));
     };
-    Ok(Start::Over(Arc::new(Done::new(&run.id, &Outcome::Reply(reply), 0, past.ts))))
+    Ok(Start::Over(Arc::new(Done::new(&run.id, Outcome::Reply(reply), 0, past.ts))))
 }
 
 /// Somebody's key is nobody else's: it would give him the reply.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openclaw_protocol::ErrorShape;
-use openclaw_protocol::frame::encode_response;
 use openclaw_protocol::methods::agent::{Agent, AgentAck, AgentWait, AgentWaited};
 use openclaw_protocol::methods::chat::ChatSend;
 use serde::Deserialize;
@@ -56,8 +55,7 @@ pub(super) fn agent(call: &Call<'_>) -> Step {
             held: held.then_some(true),
         })),
         Ok(Start::Over(done)) => {
-            let text = encode_response(&call.request.id, done.payload.as_deref(), done.error.as_ref());
-            if let Ok(text) = text {
+            if let Ok(text) = done.answer(&call.request.id) {
                 call.conn.outbox.answer(text);
             }
             Step::Answered
@@ -95,7 +93,7 @@ pub(super) fn chat_send(call: &Call<'_>) -> Step {
     match chat_job(call).and_then(|(job, before)| admit(call, job, before)) {
         Ok(Start::Taken) => Step::Answered,
         Ok(Start::Running { run, .. }) => Step::Now(Ok(json!({ "runId": run.id, "status": "in_flight" }))),
-        Ok(Start::Over(done)) => Step::Now(Ok(done.chat_ack.clone())),
+        Ok(Start::Over(done)) => Step::Now(Ok(done.chat_ack())),
         Err(error) => Step::Now(Err(error)),
     }
 }
@@ -206,7 +204,7 @@ pub(super) fn wait(call: &Call<'_>) -> Step {
                 return to_json(&expired);
             };
             let done = timeout(limit, run.wait()).await.ok().flatten();
-            to_json(done.as_ref().map_or(&expired, |done| &done.waited))
+            to_json(&done.map_or(expired, |done| done.waited()))
         }),
     )
 }
@@ -222,7 +220,7 @@ async fn ended_before(shared: &Shared, conn: &Conn, run_id: &str) -> Option<Agen
     if !is_his || past.end == End::Open {
         return None;
     }
-    let mut waited = past.done().waited;
+    let mut waited = past.done().waited();
     // All of it: the history may have forgotten the reply, and then nothing else tells it.
     if let (End::Replied(whole), Some(reply)) = (past.end, &mut waited.terminal_reply) {
         reply.text = Some(whole);

@@ -8,6 +8,7 @@ use openclaw_protocol::ErrorShape;
 
 use super::{Job, Origin, Run, Runs, Stage, restarting};
 use crate::agent::Sender;
+use crate::conn::ShownClient;
 use crate::ledger::{Accepted, Held, Unfinished};
 use crate::memory::OWNER;
 use crate::principal::{Member, Principal};
@@ -119,13 +120,14 @@ impl From<Held> for Job {
         };
         let origin = if held.is_chat { Origin::Chat } else { Origin::Agent };
         let digest = sha256(held.message.as_bytes());
-        let display_name = held.client["displayName"].as_str().map(str::to_owned);
+        let client = serde_json::from_value::<ShownClient>(held.client).unwrap_or_default();
+        let display_name = client.display_name.clone();
         Self {
             run: Arc::new(Run::new(held.run_id, origin, held.session, who, digest, held.since)),
             message: held.message,
             provenance: held.provenance,
             sender: Sender { principal, device_id: held.device_id, display_name },
-            client: Arc::new(held.client),
+            client: Arc::new(client),
             timeout: held.timeout_ms.map(Duration::from_millis),
             reply_to: None,
             kept: Keeping::default(),

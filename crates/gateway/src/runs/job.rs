@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openclaw_protocol::methods::agent::InputProvenance;
-use serde_json::Value;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Place;
 use crate::agent::Sender;
+use crate::conn::ShownClient;
 use crate::ledger::Held;
 use crate::memory::OWNER;
 use crate::outbox::Outbox;
@@ -107,7 +108,7 @@ pub(crate) struct Job {
     pub(crate) provenance: Option<InputProvenance>,
     pub(crate) sender: Sender,
     /// The client as it stands in the history.
-    pub(crate) client: Arc<Value>,
+    pub(crate) client: Arc<ShownClient>,
     /// The caller's own limit.
     pub(crate) timeout: Option<Duration>,
     /// Who gets the second answer, under which request id.
@@ -144,7 +145,7 @@ impl Job {
             peer: self.sender.principal.key().to_owned(),
             name: self.sender.principal.peer().map_or_else(|| OWNER.to_owned(), |member| member.name.clone()),
             device_id: self.sender.device_id.clone(),
-            client: Value::clone(&self.client),
+            client: json!(&*self.client),
             provenance: self.provenance.clone(),
             earlier: self.earlier.clone(),
             message: self.message.clone(),

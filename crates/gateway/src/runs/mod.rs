@@ -306,7 +306,6 @@ fn restarting(origin: Origin) -> ErrorShape {
 #[cfg(test)]
 mod tests {
     use openclaw_protocol::methods::agent::InputProvenance;
-    use serde_json::Value;
 
     use super::*;
     use crate::agent::Sender;
@@ -324,7 +323,7 @@ mod tests {
             message: "hello".into(),
             provenance: None,
             sender: Sender::default(),
-            client: Arc::new(Value::Null),
+            client: Arc::default(),
             timeout: None,
             reply_to: None,
             kept: Keeping::default(),
@@ -343,7 +342,7 @@ mod tests {
     }
 
     fn finish(runs: &mut Runs, job: &Job, at: Instant) {
-        let done = Done::new(&job.run.id, &Outcome::Reply("r".into()), 0, 0);
+        let done = Done::new(&job.run.id, Outcome::Reply("r".into()), 0, 0);
         runs.finish(&job.run, Arc::new(done), at);
     }
 
