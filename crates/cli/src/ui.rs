@@ -235,6 +235,12 @@ impl Ui {
         self.write_out(&format!("{shown}{end}"));
     }
 
+    /// The same among lines of ours and of others, each of its lines indented: none can pass for one of those.
+    pub fn quoted(&self, text: &str) {
+        let lines = text.lines().map(|line| format!("  {line}\n"));
+        self.peer_text(&lines.collect::<String>());
+    }
+
     /// A piece of a peer's text, at once.
     pub fn peer_text_piece(&self, piece: &str) {
         self.write_out(&text::visible(piece));

@@ -4,13 +4,14 @@
 //! request's id, and an event its run by the run's. Who dials and who waits for that dial is settled here, too.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::future::join_all;
 use openclaw_client::Client;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout_at};
 
+use crate::descriptors;
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
@@ -24,9 +25,11 @@ use kept::{Kept, Terms, known_identity};
 /// that vanishes without a word is noticed after two ticks, which are this long with OpenClaw; and no router on the way
 /// forgets a silent connection so soon.
 const IDLE: Duration = Duration::from_secs(60);
-/// So many connections without a message are kept: with as many at work they stay far below 256 file descriptors, the
-/// least that a system gives a process.
+/// So many connections without a message are kept: with as many at work they stay far below 256 file descriptors, what a
+/// system usually gives a process at least.
 const MOST_IDLE: usize = 64;
+/// So many are kept however few descriptors there are.
+const LEAST_IDLE: usize = 8;
 /// So many messages share one connection; the next has one of its own. `serve` lets 64 requests of one connection wait.
 const MOST_SHARED: usize = 32;
 
@@ -36,6 +39,8 @@ pub(crate) struct Pool {
     places: Arc<Mutex<Places>>,
     /// Others use it, too, and go on when an operation is over.
     lasting: bool,
+    /// How many connections without a message are kept; asked of the system when there are more than a few.
+    most_idle: Arc<OnceLock<usize>>,
 }
 
 #[derive(Default)]
@@ -187,7 +192,11 @@ impl Pool {
         }
         kept.rests();
         let resting = || places.kept.iter().filter(|(_, kept)| kept.users == 0);
-        if resting().count() > MOST_IDLE
+        let count = resting().count();
+        // Half of what there is room for: the other half is for those at work.
+        let most = || ((descriptors::room().connections + count) / 2).clamp(LEAST_IDLE, MOST_IDLE);
+        if count > LEAST_IDLE
+            && count > *self.most_idle.get_or_init(most)
             && let Some((longest, _)) = resting().min_by_key(|(_, kept)| kept.rested.0)
         {
             let longest = longest.clone();

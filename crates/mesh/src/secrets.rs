@@ -82,14 +82,14 @@ impl TokenStore {
         &self.path
     }
 
-    /// The token for a peer. A missing file holds no tokens.
+    /// The token for a peer. A missing file holds no tokens, and a blank one is none: so a peer stands there who has no token yet.
     ///
     /// # Errors
     /// [`SecretsError`] when the file is refused or malformed, or this token is unusable.
     pub fn get(&self, email_prefix: &str) -> Result<Option<Secret>, SecretsError> {
         let key = email_prefix.to_lowercase();
-        let mut tokens = PrefixMap::<Zeroizing<String>>::read(&self.path)?.tokens;
-        tokens.remove(&key).map(|token| checked(&token, &key)).transpose()
+        let token = self.read()?.find(|(prefix, _)| *prefix == key);
+        token.map(|(key, token)| checked(&token, &key)).transpose()
     }
 
     /// All tokens, by lower-case prefix.
@@ -97,8 +97,13 @@ impl TokenStore {
     /// # Errors
     /// [`SecretsError`] when the file is refused or malformed, or a token is unusable.
     pub fn all(&self) -> Result<HashMap<String, Secret>, SecretsError> {
+        self.read()?.map(|(key, token)| Ok((key.clone(), checked(&token, &key)?))).collect()
+    }
+
+    /// Those that are not blank.
+    fn read(&self) -> Result<impl Iterator<Item = (String, Zeroizing<String>)>, SecretsError> {
         let tokens = PrefixMap::<Zeroizing<String>>::read(&self.path)?.tokens;
-        tokens.into_iter().map(|(key, token)| Ok((key.clone(), checked(&token, &key)?))).collect()
+        Ok(tokens.into_iter().filter(|(_, token)| !token.trim().is_empty()))
     }
 
     /// The prefixes there is a token for, sorted.
@@ -106,7 +111,7 @@ impl TokenStore {
     /// # Errors
     /// [`SecretsError`] when the file is refused or malformed.
     pub fn prefixes(&self) -> Result<Vec<String>, SecretsError> {
-        Ok(PrefixMap::<Zeroizing<String>>::read(&self.path)?.tokens.into_keys().collect())
+        Ok(self.read()?.map(|(key, _)| key).collect())
     }
 
     /// Keeps a token for a peer, in place of any before. White space around it is dropped.
@@ -130,7 +135,7 @@ impl TokenStore {
         let mut merged = Merged::default();
         PrefixMap::<Zeroizing<String>>::edit(&self.path, |tokens| {
             for (email_prefix, token) in others {
-                let known = tokens.get(email_prefix);
+                let known = tokens.get(email_prefix).filter(|known| !known.trim().is_empty());
                 let same = known.is_some_and(|known| known.trim() == token.expose());
                 let change = !same && (known.is_none() || overwrite);
                 merged.note(email_prefix, known.is_some(), change);
@@ -260,7 +265,8 @@ mod tests {
     #[test]
     fn unusable_tokens_are_refused_only_for_their_peer() {
         let (_dir, store) = store(Some(r#"{"tokens": {"bob": "  ", "carol": "a\nb", "dan": " tok\n"}}"#));
-        assert!(matches!(store.get("bob"), Err(SecretsError::Empty { .. })));
+        assert_eq!(store.get("bob").unwrap(), None, "his place is there, and no token in it");
+        assert_eq!(store.prefixes().unwrap(), ["carol", "dan"]);
         assert!(matches!(store.get("carol"), Err(SecretsError::ControlCharacter { .. })));
         assert_eq!(store.get("dan").unwrap(), Some(secret("tok")));
         assert!(matches!(store.set("bob", &secret(" \t")), Err(SecretsError::Empty { .. })));

@@ -1,7 +1,7 @@
 //! `agent-mesh broadcast`
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use agent_team_mesh::MeshError;
 use agent_team_mesh::message::check;
@@ -20,11 +20,17 @@ use crate::settings::Settings;
 use crate::text;
 use crate::ui::{Line, Ui, style};
 
+const TIMEOUT: &str = "How long each teammate may take, from the moment his turn comes: 60, 90s, 2m [default: 60] [env: MESH_TIMEOUT]";
+/// For so many teammates it is said what helps; the JSON document says it for all.
+const HINTS: usize = 50;
+
 /// Send one message to the whole team, and gather the replies
 ///
-/// Everybody in the registry but me, all at once. Exits 0 when all that could be asked replied, 8 when only some were
-/// reached, 6 when nobody was; peers without an address or a token are skipped and do not count.
+/// Everybody in the registry but me, all at once; who is done is shown as soon as he is. Exits 0 when all that could be asked
+/// replied, 8 when only some did, 3 when all have it and nobody replied in time, 6 when nobody was reached; peers without
+/// an address or a token are skipped and do not count.
 #[derive(Debug, Args)]
+#[command(mut_arg("timeout", |arg| arg.help(TIMEOUT)))]
 pub struct BroadcastArgs {
     #[command(flatten)]
     message: MessageArgs,
@@ -87,25 +93,26 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         return show_plans(&mesh, &request, ui);
     }
     super::mind_descriptors(asked, ui);
-    let mut watch = Tally::new(ui);
+    let mut shown = Shown::new(ui);
     let was_interrupted = Cell::new(false);
     let stop = async {
         interrupted().await;
         was_interrupted.set(true);
     };
-    let (id, records) = match broadcast(&mesh, &request, stop, &mut watch).await {
+    let (id, records) = match broadcast(&mesh, &request, stop, &mut shown).await {
         Err(error @ MeshError::Nobody) => {
             let fields = json!({ "id": null, "counts": {}, "results": [] });
             return Ok(ui.document_with_error("broadcast", fields, error.into()));
         }
         outcome => outcome?,
     };
-    watch.bar.finish_and_clear();
+    shown.bar.finish_and_clear();
     let exit = match was_interrupted.get() {
         true => Exit::Interrupted,
         false => verdict(&records, quorum.or(args.first.then_some(1))),
     };
-    show(&records, ui);
+    let done = shown.ids.len();
+    shown.all(&records);
     let fields = json!({
         "id": id,
         "counts": counts(&records),
@@ -115,17 +122,22 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
         ui.document("broadcast", exit, fields);
         return Ok(exit);
     }
-    Ok(ui.document_with_error("broadcast", fields, failure(exit, &records, watch.done)))
+    Ok(ui.document_with_error("broadcast", fields, failure(exit, &records, done)))
 }
 
-fn failure(exit: Exit, records: &[Record], done: u64) -> CliError {
+fn failure(exit: Exit, records: &[Record], done: usize) -> CliError {
     match (exit, refusal(records.iter().map(|record| record.error.as_ref()))) {
         (Exit::Interrupted, _) => halfway(done),
-        (Exit::Unreachable, Some(refusal)) => refusal.into(),
+        (_, Some(refusal)) => refusal.into(),
+        (Exit::NoReply, None) => CliError::new(exit, "no-reply-in-time", "everybody has it, and nobody replied in time")
+            .hint("do not send it again: agent-mesh wait ID goes on with each, by the ids above"),
         (Exit::Unreachable, None) => CliError::new(exit, "reached-nobody", "the broadcast reached nobody")
             .hint("agent-mesh doctor shows at which step, and on whose side"),
         _ => CliError::new(exit, "reached-some", "not everybody replied")
-            .hint("each has its own reason above; --only sends again to those it did not reach"),
+            .hint(
+                "each has its own reason above; --only sends again to those it did not reach, agent-mesh wait ID goes on with \
+                 those who have it",
+            ),
     }
 }
 
@@ -177,28 +189,41 @@ fn arrived(record: &Record) -> bool {
     matches!(record.state, State::Replied | State::Accepted | State::Held | State::Fallback)
 }
 
-/// All that count arrived (or as many as asked for), some did, or none. Who was skipped does not count.
+/// All that count arrived (or as many as asked for), some did, or none; or all have it, and nobody replied in time. Who was
+/// skipped does not count.
 fn verdict(records: &[Record], quorum: Option<usize>) -> Exit {
     let counting: Vec<&Record> = records.iter().filter(|record| record.state != State::Skipped).collect();
     let good = counting.iter().filter(|record| arrived(record) && record.error.is_none()).count();
     let reached = counting.iter().any(|record| record.receipt.reached_at.is_some() || arrived(record));
+    let is_open = |record: &&Record| matches!(record.state, State::Accepted | State::Held);
     let wanted = quorum.unwrap_or(counting.len());
     match (good >= wanted, reached) {
         (true, _) if !counting.is_empty() => Exit::Done,
+        _ if !counting.is_empty() && counting.iter().all(is_open) => Exit::NoReply,
         (_, true) => Exit::Partial,
         _ => Exit::Unreachable,
     }
 }
 
-/// What our own side said, if it let it go to nobody: a guard, or a disk that takes no message.
+/// What our own side said, if it let it go to nobody: a guard, a file of ours, or a disk that takes no message.
 fn refusal<'a>(mut errors: impl Iterator<Item = Option<&'a MeshError>>) -> Option<&'a MeshError> {
-    let is_ours = |error: &&MeshError| matches!(error, MeshError::Guard(_) | MeshError::Archive(_));
+    let is_ours = |error: &&MeshError| {
+        matches!(
+            error,
+            MeshError::Guard(_)
+                | MeshError::Archive(_)
+                | MeshError::Device(_)
+                | MeshError::Pins(_)
+                | MeshError::Secrets(_)
+                | MeshError::File(_)
+        )
+    };
     let first = errors.next()?.filter(is_ours)?;
     errors.all(|error| error.as_ref().is_some_and(is_ours)).then_some(first)
 }
 
 /// What to say when Ctrl-C ends the watching: where the rest is found.
-fn halfway(done: u64) -> CliError {
+fn halfway(done: usize) -> CliError {
     let hint = "what was accepted goes on: agent-mesh log --since 10m shows it, agent-mesh wait ID its reply";
     CliError::new(Exit::Interrupted, "interrupted", format!("interrupted after {done} results")).hint(hint)
 }
@@ -214,54 +239,78 @@ fn counts(records: &[Record]) -> BTreeMap<&'static str, usize> {
 fn result(record: &Record) -> Value {
     let reply = record.reply.as_ref();
     let error = record.error.as_ref().map(|error| CliError::from(error).to_json());
-    json!({ "to": record.to, "state": record.state, "id": record.id, "reply": reply, "error": error })
+    let mut result =
+        json!({ "to": record.to, "state": record.state, "id": record.id, "reply": reply, "error": error });
+    if let Some(warning) = &record.warning {
+        result["warning"] = json!(warning);
+    }
+    result
 }
 
-fn show(records: &[Record], ui: &Ui) {
-    if ui.is_quiet() {
-        records.iter().filter_map(|record| record.reply.as_ref()).for_each(|reply| ui.peer_text(&reply.text));
-        return;
+/// Shows each teammate's result when it comes.
+struct Shown<'a> {
+    ui: &'a Ui,
+    bar: ProgressBar,
+    /// Of the messages that are done.
+    ids: HashSet<String>,
+    hints: usize,
+}
+
+impl<'a> Shown<'a> {
+    fn new(ui: &'a Ui) -> Self {
+        let bar = if ui.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        Self { ui, bar: bar.with_style(ProgressStyle::default_spinner()), ids: HashSet::new(), hints: 0 }
     }
-    for record in records {
+
+    /// Those that nobody waited for to the end, and how many there are of each kind.
+    fn all(&mut self, records: &[Record]) {
+        for record in records.iter().filter(|record| !self.ids.contains(&record.id)).collect::<Vec<_>>() {
+            self.one(record);
+        }
+        let summary: Vec<String> =
+            counts(records).into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+        self.ui.note(summary.join(" · "));
+    }
+
+    fn one(&mut self, record: &Record) {
+        let ui = self.ui;
+        if let (Some(warning), true) = (&record.warning, self.hints < HINTS) {
+            self.hints += 1;
+            ui.warn(format!("{}: {warning}", record.to.name));
+        }
+        if ui.is_json() {
+            return;
+        }
+        if ui.is_quiet() {
+            record.reply.iter().for_each(|reply| ui.peer_text(&reply.text));
+            return;
+        }
         let colour = if arrived(record) { style::GOOD } else { style::BAD };
         ui.out(Line::styled(style::STRONG, &record.to.name).text("  ").with(colour, record.state.name()));
         match (&record.reply, &record.error) {
-            (Some(reply), _) => ui.peer_text(&reply.text),
+            (Some(reply), _) => ui.quoted(&reply.text),
             (None, Some(error)) => {
                 let error = CliError::from(error);
-                ui.out(&error.message);
-                if let Some(hint) = error.hint {
+                ui.quoted(&error.message);
+                if let (Some(hint), true) = (error.hint, self.hints < HINTS) {
+                    self.hints += 1;
                     ui.note(Line::styled(style::STRONG, format!("hint for {}: ", record.to.name)).text(hint));
                 }
             }
             (None, None) => {}
         }
     }
-    let summary: Vec<String> =
-        counts(records).into_iter().map(|(state, count)| format!("{count} {state}")).collect();
-    ui.note(summary.join(" · "));
 }
 
-/// Counts who is done.
-struct Tally {
-    bar: ProgressBar,
-    done: u64,
-}
-
-impl Tally {
-    fn new(ui: &Ui) -> Self {
-        let bar = if ui.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        Self { bar: bar.with_style(ProgressStyle::default_spinner()), done: 0 }
-    }
-}
-
-impl Observer for Tally {
+impl Observer for Shown<'_> {
     fn progress(&mut self, step: Progress<'_>) {
         if let Progress::PeerDone(record) = step {
-            self.done += 1;
-            self.bar.set_position(self.done);
-            self.bar.set_message(format!("{} done, last {}", self.done, text::one_line(&record.to.name)));
-            self.bar.tick();
+            self.ids.insert(record.id.clone());
+            let bar = self.bar.clone();
+            bar.suspend(|| self.one(record));
+            let done = self.ids.len();
+            bar.set_message(format!("{done} done, last {}", text::one_line(&record.to.name)));
+            bar.tick();
         }
     }
 }

@@ -95,7 +95,7 @@ impl Observer for Shown<'_> {
         if let Progress::Said { ours, text } = step {
             let who = if ours { "our agent" } else { self.name };
             self.ui.out(Line::styled(style::STRONG, who));
-            self.ui.peer_text(text);
+            self.ui.quoted(text);
         }
     }
 }

@@ -265,6 +265,6 @@ fn show(carried: &Carried, ui: &Ui) {
     }
     ui.out(line);
     if let Some(reply) = &record.reply {
-        ui.peer_text(&reply.text);
+        ui.quoted(&reply.text);
     }
 }

@@ -1,7 +1,10 @@
 //! `broadcast`: one message, the whole team.
 
+use std::os::unix::fs::PermissionsExt;
+
 use agent_mesh_testkit::{Cut, FakeGateway, Fault, Gate, How, Reply, Script};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{DeadPort, Host, token, until};
 
@@ -214,6 +217,53 @@ async fn no_wait_leaves_them_at_work() {
     let host = Host::with_bob(&gateway.url());
     let document = host.run(&["broadcast", "--message", "hi", "--no-wait", "--json"]).await.ok().json();
     assert_eq!(document["counts"], json!({ "accepted": 1 }));
+}
+
+/// Exit 8 said that it reached only some, and its hint to send again.
+#[tokio::test]
+async fn all_have_it_and_nobody_replied_in_time_is_3() {
+    let gateway = FakeGateway::start(named("bob").reply(|_| Reply::never())).await;
+    let host = Host::with_bob(&gateway.url());
+    let out = host.run(&["broadcast", "--message", "hi", "--timeout", "1", "--json"]).await.exits(3).json();
+    assert_eq!(
+        (&out["counts"], &out["error"]["code"]),
+        (&json!({ "accepted": 1 }), &json!("no-reply-in-time"))
+    );
+}
+
+/// It was exit 6, as if the others were away.
+#[tokio::test]
+async fn a_key_that_others_can_read_is_our_failure_and_not_theirs() {
+    let (gateways, host) = team(&["bob"]).await;
+    host.run(&["broadcast", "--message", "hi"]).await.ok();
+    let key = host.state("device.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let out = host.run(&["broadcast", "--message", "again", "--json"]).await.exits(7).json();
+    assert_eq!(out["error"]["code"], "unsafe-file", "{out}");
+    assert_eq!(gateways[0].ledger().total(), 1);
+}
+
+/// All of it came when the last one was done.
+#[tokio::test]
+async fn who_is_done_is_shown_while_others_are_at_work() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let slow = named("bob").reply(move |_| Reply::text("at last").when(&held));
+    let (bob, carol) = (FakeGateway::start(slow).await, FakeGateway::start(named("carol")).await);
+    let host = Host::with_bob(&bob.url());
+    host.registry(&json!([
+        { "name": "Bob", "emailPrefix": "bob", "url": bob.url() },
+        { "name": "Carol", "emailPrefix": "carol", "url": carol.url() },
+    ]));
+    host.tokens(&["bob", "carol"]);
+    let mut child = host.call(&["broadcast", "--message", "hi"]).spawn();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = async || lines.next_line().await.unwrap().unwrap_or_default();
+    assert_eq!((next().await, next().await), ("Carol  replied".into(), "  I am carol".into()));
+    gate.open();
+    let rest = [next().await, next().await, next().await, next().await, next().await];
+    assert_eq!(rest[3..], ["Bob  replied", "  at last"], "{rest:?}");
+    assert!(child.wait().await.unwrap().success());
 }
 
 #[tokio::test]

@@ -105,6 +105,25 @@ fn text(result: &Value) -> &str {
     result["content"][0]["text"].as_str().unwrap()
 }
 
+/// The connections that were kept for the next message took the descriptors of those that were to be made.
+#[tokio::test]
+async fn a_broadcast_to_more_than_may_be_open_at_once_reaches_all() {
+    let gateway = FakeGateway::start(strict()).await;
+    let host = Host::new();
+    let names: Vec<String> = (0..200).map(|number| format!("a{number}")).collect();
+    let agents = names.iter().map(|name| json!({ "name": name, "emailPrefix": name, "url": gateway.url() }));
+    host.registry(&agents.collect());
+    let tokens = names.iter().map(|name| (name.clone(), token("bob").into()));
+    let tokens = tokens.collect::<serde_json::Map<_, _>>();
+    host.write(host.config("tokens.json"), json!({ "tokens": tokens }).to_string());
+    let mut client = Client::begin(host.call(&["mcp"]).stdin("").descriptors(64, true)).await;
+    for message in ["hi", "hi again"] {
+        let told = client.call("mesh_broadcast", json!({ "message": message, "timeoutSeconds": 50 })).await;
+        assert_eq!(told["structuredContent"]["counts"], json!({ "replied": 200 }));
+    }
+    assert_eq!(client.end().await, Some(0));
+}
+
 #[tokio::test]
 async fn the_tools_say_what_they_take_give_and_do() {
     let host = Host::with_bob("ws://127.0.0.1:9");

@@ -80,6 +80,18 @@ pub enum ArchiveError {
     Closed,
 }
 
+impl ArchiveError {
+    /// What the next message would find, too, where this one found that nothing can be kept.
+    pub(crate) fn for_the_next(&self) -> Option<Self> {
+        match self {
+            Self::Locked { path } => Some(Self::Locked { path: path.clone() }),
+            Self::Full { path } => Some(Self::Full { path: path.clone() }),
+            Self::ReadOnly { path } => Some(Self::ReadOnly { path: path.clone() }),
+            _ => None,
+        }
+    }
+}
+
 /// What SQLite says, as what it means.
 pub(super) fn classify(path: &Path, source: rusqlite::Error) -> ArchiveError {
     let path = path.to_owned();

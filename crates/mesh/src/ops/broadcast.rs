@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::let_go::let_all_go;
 use super::send::{Plan, SendRequest, plan, send_planned};
+use crate::archive::ArchiveError;
 use crate::crowd::{Crowd, Turn};
 use crate::descriptors;
 use crate::error::{MeshError, chain};
@@ -97,9 +98,10 @@ pub async fn broadcast(
     }
     let untold: Vec<Record> = plans.iter().map(Plan::untold).collect();
     let meeting = mesh.meeting_many();
+    let shut = OnceLock::new();
     let crowd = Crowd::new(request.concurrency, descriptors::room().connections);
     // Boxed for those who need a future that is `Send`: the compiler does not see that this one is, without.
-    let send = |plan, turn| send_one(mesh, plan, turn, &request.send).boxed();
+    let send = |plan, turn| send_one(mesh, plan, turn, &request.send, &shut).boxed();
     let mut running = Box::pin(crowd.each(plans, send));
     let mut records: Vec<Option<Record>> = untold.iter().map(|_| None).collect();
     let mut missing = request.enough.unwrap_or(usize::MAX);
@@ -160,11 +162,27 @@ async fn count_once(mesh: &Mesh, first: &str, results: &[Record]) -> Result<(), 
     Ok(mesh.archive()?.count_once(first, all).await?)
 }
 
-async fn send_one(mesh: &Mesh, plan: Plan, turn: Arc<Turn>, request: &SendRequest) -> Record {
+/// Once an archive is `shut`, locked or on a full disk, nothing more is begun: each message would wait for it in turn.
+async fn send_one(
+    mesh: &Mesh,
+    plan: Plan,
+    turn: Arc<Turn>,
+    request: &SendRequest,
+    shut: &OnceLock<ArchiveError>,
+) -> Record {
+    if let Some(error) = shut.get().and_then(ArchiveError::for_the_next) {
+        return Record { state: State::Failed, error: Some(error.into()), ..plan.untold() };
+    }
     let plan = plan.in_turn(Arc::clone(&turn));
     let deadline = Instant::now() + request.timeout;
     let pool = mesh.pool();
     let record = send_planned(mesh, plan, request, deadline, &pool, &mut Unobserved).await;
     pool.done().await;
+    if let Some(MeshError::Archive(error)) = &record.error
+        && let Some(error) = error.for_the_next()
+    {
+        // The first to say so is believed.
+        let _ = shut.set(error);
+    }
     record
 }

@@ -186,7 +186,9 @@ pub async fn flush(
     let pool = mesh.pool();
     let mut running = FuturesUnordered::new();
     loop {
-        while let (true, Some(peer)) = (running.len() < AT_ONCE, waiting.pop_front()) {
+        while running.len() < AT_ONCE
+            && let Some(peer) = waiting.pop_front()
+        {
             running.push(step(mesh, peer, Some(due), timeout, &pool));
         }
         let Some(done) = running.next().await else { break };

@@ -4,6 +4,7 @@ use agent_mesh_testkit::{DelayProxy, FakeGateway, Reply, Script};
 use agent_team_mesh::MeshError;
 use agent_team_mesh::ops::broadcast::{BroadcastRequest, Selection, broadcast};
 use agent_team_mesh::ops::list::{Status, list};
+use agent_team_mesh::ops::wait::wait;
 use agent_team_mesh::progress::{Observer, Progress, Unobserved};
 use agent_team_mesh::record::State;
 use tokio::net::TcpListener;
@@ -190,4 +191,23 @@ async fn the_time_that_others_took_is_not_taken_from_a_message() {
         broadcast(&team.mesh, &request, std::future::pending(), &mut Unobserved).await.unwrap();
     let states: Vec<State> = records.iter().map(|record| record.state).collect();
     assert_eq!(states, [State::Replied, State::Accepted], "{records:?}");
+}
+
+/// A disk that fills while a message is under way: it was told as failed, its sender was told to send it again, and whoever
+/// asked after it made it leave, too.
+#[tokio::test]
+async fn what_the_log_has_as_under_way_is_not_told_as_failed() {
+    let (team, bob) = Team::with_bob(Script::new().shared_token(TOKEN)).await;
+    let log = rusqlite::Connection::open(team.mesh.archive().unwrap().path()).unwrap();
+    log.busy_timeout(SOON).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON messages BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    log.execute_batch(full).unwrap();
+    let (_, records) =
+        broadcast(&team.mesh, &request(), std::future::pending(), &mut Unobserved).await.unwrap();
+    assert_eq!(records[0].state, State::Unknown, "{records:?}");
+    assert!(matches!(records[0].error, Some(MeshError::Unknown { .. })));
+    assert_eq!(bob.ledger().total(), 0);
+    log.execute_batch("DROP TRIGGER full").unwrap();
+    let record = wait(&team.mesh, &records[0].id, SOON, &mut Unobserved).await.unwrap();
+    assert_eq!((record.state, bob.ledger().total()), (State::Replied, 1));
 }

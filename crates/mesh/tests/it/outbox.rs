@@ -70,6 +70,21 @@ fn texts(bob: &FakeGateway) -> Vec<String> {
     bob.requests("agent").iter().map(|sent| sent["message"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Whoever was one too many to be called at once was not called at all.
+#[tokio::test]
+async fn a_flush_calls_everybody_who_has_mail() {
+    let names: Vec<String> = (0..50).map(|number| format!("P{number}")).collect();
+    let team = Team::new(names.iter().map(|name| (name.as_str(), nobody())));
+    names.iter().for_each(|name| team.token_for(&name.to_lowercase(), TOKEN));
+    for name in &names {
+        let agent = team.agent(name);
+        let kept =
+            send_or_keep(&team.mesh, agent, &message(name, SOON), HOUR, &mut Unobserved).await.unwrap();
+        assert_eq!(kept.record.state, State::Queued, "{kept:?}");
+    }
+    assert_eq!(team.flush().await, [State::Queued; 50]);
+}
+
 #[tokio::test]
 async fn what_is_kept_while_bob_is_away_is_delivered_in_order_when_he_is_back() {
     let team = alone();

@@ -31,9 +31,16 @@ pub(crate) async fn conclude(
     let error = result.err();
     let state = last_certain(delivery.state(), error.as_ref());
     let sentence = error.as_ref().map(|error| chain(error));
+    let has_not_left = delivery.state() == State::Sending;
+    let unwritten = delivery.conclude(state, sentence).await.err().map(|failed| chain(&failed));
+    if let (Some(reason), true) = (&unwritten, has_not_left && error.is_some()) {
+        // The log has it as one that is under way: whoever asks after it makes it leave, so it must not be sent again.
+        let unknown =
+            MeshError::Unknown { to: message.to.clone(), id: message.id.clone(), reason: reason.clone() };
+        return Record { receipt: delivery.receipt, ..record(message, bytes, State::Unknown, Some(unknown)) };
+    }
     // What happened weighs more than that it could not be written down: it stays a warning, or somebody sends again.
-    let unwritten = delivery.conclude(state, sentence).await.err();
-    let warning = unwritten.map(|failed| format!("the log has no end of this message: {}", chain(&failed)));
+    let warning = unwritten.map(|failed| format!("the log has no end of this message: {failed}"));
     Record {
         receipt: delivery.receipt,
         reply: delivery.reply.map(|text| Reply { text }),
