@@ -9,8 +9,11 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::agent;
 
-/// How many rows of a session are asked for: `chat.history` counts from the newest.
-const ROWS: u32 = 1000;
+/// How many rows of a session are asked for: `chat.history` counts from the newest. What is asked after was said just now, as
+/// a rule, and a thousand rows are a megabyte, for the gateway, too.
+const ROWS: u32 = 100;
+/// And where those do not reach back to it.
+const MORE_ROWS: u32 = 1000;
 /// Characters of a row that is asked for by itself: the most that a gateway gives.
 const WHOLE_CHARS: u32 = 2_000_000;
 /// A gateway process remembers a key for five minutes after its run ended; some of that is left for the way.
@@ -87,11 +90,18 @@ impl Sign {
 /// Reads what the session says of the run. The rows carry the gateway's time: one that is behind ours would let what was
 /// said since pass for what was said before.
 pub(crate) async fn look(client: &Client, run: Sought<'_>, sent_at: Timestamp) -> Result<Sign, CallError> {
-    let request =
-        ChatHistory { session_key: run.session.to_owned(), limit: Some(ROWS), max_chars: Some(100_000) };
-    let history = client.call(&request, run.deadline).await?;
     let sent_at_ms = sent_at.as_millisecond().saturating_sub(client.ahead_ms());
-    let sign = sign(&history, run.run_id, sent_at_ms);
+    let of_the_last = async |limit: u32| {
+        let request =
+            ChatHistory { session_key: run.session.to_owned(), limit: Some(limit), max_chars: Some(100_000) };
+        let history = client.call(&request, run.deadline).await?;
+        let is_full = history.messages.len() >= limit as usize;
+        Ok::<_, CallError>((sign(&history, run.run_id, sent_at_ms), is_full))
+    };
+    let sign = match of_the_last(ROWS).await? {
+        (Sign::None { reaches_back: false }, true) => of_the_last(MORE_ROWS).await?.0,
+        (sign, _) => sign,
+    };
     if let Sign::Answered(row) = &sign
         && let Some(whole) = in_full(client, run, row).await?
     {

@@ -158,6 +158,23 @@ async fn what_a_reset_session_was_told_since_does_not_prove_that_nothing_came_be
 }
 
 #[tokio::test]
+async fn a_message_that_stands_far_back_in_its_session_is_found() {
+    let silence = Fault::new(Cut::BeforeAccepted, How::Silence).of("agent").once();
+    let (team, bob) = Team::with_bob(Script::new().fault(silence)).await;
+    let first = team.send("bob", &message("first", Duration::from_millis(300))).await;
+    bob.until(|bob| bob.ledger().runs_of_text("first") == 1).await;
+    bob.kill().await;
+    for number in 0..60 {
+        let later = team.send("bob", &message(&format!("later {number}"), SOON)).await;
+        assert_eq!(later.state, State::Replied, "{later:?}");
+    }
+    let found = wait(&team.mesh, &first.id, SOON, &mut Unobserved).await.unwrap();
+    assert_eq!((found.state, bob.ledger().runs_of_text("first")), (State::Replied, 1), "{found:?}");
+    let limits: Vec<_> = bob.requests("chat.history").iter().map(|asked| asked["limit"].clone()).collect();
+    assert_eq!(limits, [100, 1000], "the last rows first");
+}
+
+#[tokio::test]
 async fn rounds_send_each_reply_back_over_one_connection() {
     let (team, bob) = Team::with_bob(Script::new()).await;
     let request = message("hi", SOON);
