@@ -116,6 +116,7 @@ impl Command {
                 | Self::Serve(_)
                 | Self::Token(_)
                 | Self::Join(_)
+                | Self::Mcp(_)
         )
     }
 

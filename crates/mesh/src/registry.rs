@@ -282,10 +282,16 @@ impl Registry {
             at,
             source,
         };
-        let mut parser = serde_json::Deserializer::from_slice(json);
-        let registry: Self = serde_path_to_error::deserialize(&mut parser)
-            .map_err(|error| malformed(place(error.path()), error.into_inner()))?;
-        parser.end().map_err(|error| malformed("the end".into(), error))?;
+        let registry: Self = match serde_json::from_slice(json) {
+            Ok(registry) => registry,
+            // Read once more for the place: to keep that in mind takes as long as all the rest.
+            Err(error) => {
+                let mut parser = serde_json::Deserializer::from_slice(json);
+                serde_path_to_error::deserialize::<_, Self>(&mut parser)
+                    .map_err(|error| malformed(place(error.path()), error.into_inner()))?;
+                return Err(malformed("the end".into(), error));
+            }
+        };
         registry.check(origin)?;
         Ok(registry)
     }

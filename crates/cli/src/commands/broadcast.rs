@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
+use std::future::ready;
+use std::pin::pin;
 
 use agent_team_mesh::MeshError;
 use agent_team_mesh::message::check;
@@ -71,6 +73,13 @@ fn tag(text: &str) -> Result<(String, String), String> {
 }
 
 pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Exit, CliError> {
+    let mut interrupt = pin!(interrupted());
+    // From now on it is heard: to read a large registry takes a moment, and no signal may end us without a word.
+    tokio::select! {
+        biased;
+        () = &mut interrupt => return Err(CliError::interrupted()),
+        () = ready(()) => {}
+    }
     let mesh = super::open_with_registry(settings, args.how.insecure, ui)?;
     let mut send = args.how.request(&mesh, args.message.read()?, settings).await?;
     send.wait = !args.no_wait;
@@ -96,7 +105,7 @@ pub async fn run(args: BroadcastArgs, settings: &Settings, ui: &Ui) -> Result<Ex
     let mut shown = Shown::new(ui);
     let was_interrupted = Cell::new(false);
     let stop = async {
-        interrupted().await;
+        interrupt.await;
         was_interrupted.set(true);
     };
     let (id, records) = match broadcast(&mesh, &request, stop, &mut shown).await {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use agent_mesh_testkit::{FakeGateway, Gate, Reply, Script};
+use agent_mesh_testkit::{Cut, FakeGateway, Fault, Gate, How, Reply, Script};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -10,7 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
 use crate::a2a::{self, Agent};
-use crate::support::{Call, Host, strict, token, until};
+use crate::support::{Call, Host, signal, strict, token, until};
 
 const HANGS: Duration = Duration::from_secs(60);
 
@@ -122,6 +123,31 @@ async fn a_broadcast_to_more_than_may_be_open_at_once_reaches_all() {
         assert_eq!(told["structuredContent"]["counts"], json!({ "replied": 200 }));
     }
     assert_eq!(client.end().await, Some(0));
+}
+
+/// Of a message whose server was stopped, the log said for ever that it was on its way.
+#[tokio::test]
+async fn what_has_not_left_when_the_server_is_stopped_never_does() {
+    let silent = Script::new().fault(Fault::new(Cut::AfterTcp, How::Freeze));
+    let bob = FakeGateway::start(silent).await;
+    let host = Host::with_bob(&bob.url());
+    for tool in ["mesh_send", "mesh_broadcast"] {
+        let mut client = Client::begin(host.call(&["mcp"]).env("MESH_CONNECT_TIMEOUT", "50s")).await;
+        let mut arguments = json!({ "message": tool, "timeoutSeconds": 50 });
+        if tool == "mesh_send" {
+            arguments["to"] = json!("bob");
+        }
+        client.say(json!({ "id": 1, "method": "tools/call", "params": { "name": tool, "arguments": arguments } })).await;
+        let states = async || {
+            let log = host.run(&["log", "--json"]).await.ok().json();
+            let messages = log["messages"].as_array().unwrap().iter();
+            messages.map(|message| message["state"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        while !states().await.contains(&"sending".to_owned()) {}
+        signal(&client.child, Signal::TERM);
+        assert_eq!(timeout(HANGS, client.child.wait()).await.unwrap().unwrap().code(), Some(130), "{tool}");
+        assert!(!states().await.contains(&"sending".to_owned()), "{tool}: {:?}", states().await);
+    }
 }
 
 #[tokio::test]

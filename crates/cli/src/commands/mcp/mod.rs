@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 
 use clap::Args;
 use rmcp::service::ServerInitializeError;
 use rmcp::{ServiceExt, transport};
 
 use crate::error::{CliError, Exit};
+use crate::interrupt::interrupted;
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -52,7 +54,11 @@ pub async fn run(args: &McpArgs, settings: &Settings, ui: &Ui) -> Result<Exit, C
 
 async fn over_stdio(server: Server) -> Result<Exit, CliError> {
     // Whatever else this process has to say must not be on standard output: it belongs to the protocol.
-    let running = match server.serve(transport::stdio()).await {
+    let served = tokio::select! {
+        served = server.serve(transport::stdio()) => served,
+        () = interrupted() => return Err(CliError::interrupted()),
+    };
+    let running = match served {
         Ok(running) => running,
         // Nobody said anything: a client that only looked whether we start.
         Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(Exit::Done),
@@ -61,8 +67,16 @@ async fn over_stdio(server: Server) -> Result<Exit, CliError> {
                 .hint("it is a program that speaks MCP over standard input that starts this one"));
         }
     };
-    match running.waiting().await {
-        Ok(_) => Ok(Exit::Done),
-        Err(error) => Err(CliError::new(Exit::Failed, "mcp", error.to_string())),
-    }
+    let stop = running.cancellation_token();
+    let mut ended = pin!(running.waiting());
+    let ended = tokio::select! {
+        ended = &mut ended => ended,
+        () = interrupted() => {
+            // As if each call had been cancelled: what has not left never does.
+            stop.cancel();
+            drop(ended.await);
+            return Err(CliError::interrupted());
+        }
+    };
+    ended.map(|_| Exit::Done).map_err(|error| CliError::new(Exit::Failed, "mcp", error.to_string()))
 }

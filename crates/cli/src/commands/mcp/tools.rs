@@ -216,6 +216,7 @@ impl Server {
     }
 
     async fn send(&self, asked: asked::Send, context: &Context) -> Result<CallToolResult, CliError> {
+        let _call = self.calls.token();
         let mesh = self.team();
         let agent = mesh.teammate(&asked.to)?;
         let id = Uuid::now_v7();
@@ -258,6 +259,7 @@ impl Server {
         asked: asked::Broadcast,
         context: &Context,
     ) -> Result<CallToolResult, CliError> {
+        let _call = self.calls.token();
         let mesh = self.team();
         let request = BroadcastRequest {
             send: SendRequest {
@@ -290,6 +292,7 @@ impl Server {
     }
 
     async fn dialogue(&self, asked: asked::Dialogue, context: &Context) -> Result<CallToolResult, CliError> {
+        let _call = self.calls.token();
         let mesh = self.team();
         let agent = mesh.teammate(&asked.with)?;
         let request = DialogueRequest {
