@@ -77,7 +77,7 @@ async fn everybody_but_me_is_asked_and_told_in_registry_order() {
 #[tokio::test]
 async fn text_shows_who_said_what() {
     let (_gateways, host) = team(&["bob", "cid"]).await;
-    let out = host.run(&["broadcast", "--message", "hi"]).await.ok();
+    let out = host.run(&["broadcast", "--message", "hi", "--concurrency", "1"]).await.ok();
     insta::assert_snapshot!(out.transcript());
 }
 
