@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::private_file;
 
@@ -28,6 +28,7 @@ mod error;
 mod ledger;
 mod list;
 mod queue;
+mod reader;
 mod received;
 mod row;
 mod schema;
@@ -43,6 +44,7 @@ pub(crate) use ledger::Leaving;
 pub use ledger::{Allowance, Reset, Said, Tally};
 pub use list::Filter;
 pub use queue::{Claim, Lease};
+use reader::Readers;
 pub use row::{Direction, Event, NewMessage, Stored};
 pub use step::Step;
 pub use unfinished::{Accepted, Unfinished};
@@ -51,11 +53,6 @@ use writer::{Desk, Order, Write, Writer};
 
 /// How long a write waits for another process before it gives up.
 const BUSY: Duration = Duration::from_secs(5);
-
-/// So many reads at a time. Each takes a thread, and glibc keeps for a thread what it once had, up to a MiB where a reader has
-/// opened the file: in a process that lives on, as much as there ever were readers at one time. As many descriptors, too:
-/// SQLite cannot close a reader's while the writing connection has its lock, which it always has.
-const READERS: usize = 2;
 
 /// A connection that reads keeps so many KiB of pages, a quarter of what one that writes does: it is there for one answer, and
 /// its thread has that memory ever after.
@@ -85,7 +82,7 @@ pub struct Archive {
     path: PathBuf,
     orders: mpsc::Sender<Order>,
     desk: Arc<Desk>,
-    readers: Arc<Semaphore>,
+    readers: Readers,
     /// Whether the file is all there is, and cannot be written to: SQLite then looks for no other.
     is_fixed: Arc<AtomicBool>,
 }
@@ -156,7 +153,7 @@ impl Archive {
             }
         };
         thread::Builder::new().name("archive".to_owned()).spawn(work).map_err(|_| ArchiveError::Closed)?;
-        Ok(Self { path: path.to_owned(), orders, desk, readers: Arc::new(Semaphore::new(READERS)), is_fixed })
+        Ok(Self { path: path.to_owned(), orders, desk, readers: Readers::default(), is_fixed })
     }
 
     /// The file.
@@ -257,16 +254,13 @@ impl Archive {
         self.write(|_| Ok(())).await
     }
 
-    /// Reads on a connection of its own, off the async threads.
+    /// Reads on a connection of its own, on a thread for that.
     async fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ArchiveError> {
         let (path, is_fixed) = (self.path.clone(), self.is_fixed.load(Ordering::Relaxed));
-        let seat = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| ArchiveError::Closed)?;
-        let task = tokio::task::spawn_blocking(move || {
-            // Until the connection is closed, whether or not somebody still waits for the answer.
-            let _seat = seat;
+        let read = move || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = match is_fixed {
                 true => connect(&immutable(&path), flags | OpenFlags::SQLITE_OPEN_URI),
@@ -276,8 +270,8 @@ impl Archive {
                 .pragma_update(None, "cache_size", -READER_CACHE)
                 .and_then(|()| job(&connection))
                 .map_err(|source| classify(&path, source))
-        });
-        task.await.unwrap_or(Err(ArchiveError::Closed))
+        };
+        self.readers.run(read).await.unwrap_or(Err(ArchiveError::Closed))
     }
 }
 
@@ -432,7 +426,7 @@ mod tests {
             read.unwrap().unwrap();
         }
         let more = descriptors(&path) - before;
-        assert!(more <= READERS, "{more} descriptors were left by 64 readers");
+        assert!(more <= Readers::MOST, "{more} descriptors were left by 64 readers");
     }
 
     #[tokio::test]

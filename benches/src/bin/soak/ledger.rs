@@ -1,6 +1,7 @@
 //! Every message that the soak began, and what has to be true of it in the end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
@@ -97,7 +98,9 @@ impl Ledger {
             for said in self.all().iter().filter(|said| said.to == door.name) {
                 let row = rows.remove(&(said.mark.clone(), said.to.to_owned())).unwrap_or_default();
                 let runs = [&ran, &kept].map(|marks| marks.get(&said.mark).copied().unwrap_or_default());
-                totals.count(said, &row, runs, door, complaints);
+                if let Some(complaint) = totals.count(said, &row, runs, door) {
+                    complaints.add(format!("{complaint}{}", steps(sender, &row).await?));
+                }
                 known.insert(said.mark.clone());
             }
             for mark in ran.keys().chain(kept.keys()).filter(|mark| !known.contains(*mark)) {
@@ -115,8 +118,8 @@ impl Ledger {
 }
 
 impl Totals {
-    /// `runs`: how often it ran, and how often the door's archive has it.
-    fn count(&mut self, said: &Said, rows: &[Row], runs: [usize; 2], door: &Door, complaints: &Complaints) {
+    /// `runs`: how often it ran, and how often the door's archive has it. Gives what is wrong with it.
+    fn count(&mut self, said: &Said, rows: &[Row], runs: [usize; 2], door: &Door) -> Option<String> {
         self.messages += 1;
         let row = rows.first();
         let state = row.map_or("never-begun", |row| row.state.as_str());
@@ -131,17 +134,28 @@ impl Totals {
             runs[0],
             runs[1]
         );
-        let kind = verdict(said, rows, runs, door);
+        let kind = verdict(said, rows, runs, door)?;
         let count = match kind {
-            None => return,
-            Some("LOST") => &mut self.lost,
-            Some("DOUBLED") => &mut self.doubled,
-            Some("WRONG") => &mut self.wrong,
-            Some(_) => &mut self.untrue,
+            "LOST" => &mut self.lost,
+            "DOUBLED" => &mut self.doubled,
+            "WRONG" => &mut self.wrong,
+            _ => &mut self.untrue,
         };
         *count += 1;
-        complaints.add(format!("{}: {what}", kind.unwrap_or_default()));
+        Some(format!("{kind}: {what}"))
     }
+}
+
+/// What the sender's archive has of a message's way, a line for each step.
+async fn steps(sender: &Home, rows: &[Row]) -> Result<String, Failure> {
+    let mut steps = String::new();
+    for row in rows {
+        let shown = sender.run(&["log", "show", &row.id, "--json"], None).await?.document();
+        for event in shown["messages"][0]["events"].as_array().into_iter().flatten() {
+            let _ = write!(steps, "\n    {} {} {}", event["at"], event["step"], event["detail"]);
+        }
+    }
+    Ok(steps)
 }
 
 /// What is wrong with a message, in a word.
