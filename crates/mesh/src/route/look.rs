@@ -95,13 +95,13 @@ pub(crate) async fn look(client: &Client, run: Sought<'_>, sent_at: Timestamp) -
         let request =
             ChatHistory { session_key: run.session.to_owned(), limit: Some(limit), max_chars: Some(100_000) };
         let history = client.call(&request, run.deadline).await?;
-        let is_full = history.messages.len() >= limit as usize;
-        Ok::<_, CallError>((sign(&history, run.run_id, sent_at_ms), is_full))
+        Ok::<_, CallError>(sign(&history, run.run_id, sent_at_ms))
     };
-    let sign = match of_the_last(ROWS).await? {
-        (Sign::None { reaches_back: false }, true) => of_the_last(MORE_ROWS).await?.0,
-        (sign, _) => sign,
-    };
+    let mut sign = of_the_last(ROWS).await?;
+    // However few there were: a gateway may count rows that it does not show.
+    if sign == (Sign::None { reaches_back: false }) {
+        sign = of_the_last(MORE_ROWS).await?;
+    }
     if let Sign::Answered(row) = &sign
         && let Some(whole) = in_full(client, run, row).await?
     {
