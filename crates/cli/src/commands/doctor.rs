@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::args::duration;
 use crate::error::{CliError, Exit};
 use crate::settings::Settings;
+use crate::text;
 use crate::ui::{Line, Ui, style};
 
 /// Find out what is wrong, and the command that helps
@@ -66,7 +67,9 @@ fn show_fixes(report: &Report, ui: &Ui) {
     for check in report.checks.iter().filter(|check| check.status != Status::Ok) {
         let who = check.to.as_ref().map(|to| to.name.as_str());
         let Some(fix) = &check.fix else { continue };
-        ui.out(format!("\n{} {}: {}", who.unwrap_or("our"), check.name, check.detail));
+        // On one line: what a peer says in it must not look like a fix of ours.
+        let what = text::one_line(&format!("{} {}: {}", who.unwrap_or("our"), check.name, check.detail));
+        ui.out(format!("\n{what}"));
         show_fix(fix, who, ui);
     }
 }

@@ -184,11 +184,26 @@ fn approved(mesh: &Mesh, pairing: &Pairing, ui: &Ui) -> Result<(), CliError> {
     let kept = mesh.device_token_store().prefixes().map_err(MeshError::from)?;
     if kept.contains(&pairing.to.email_prefix.to_lowercase()) {
         ui.out(Line::styled(style::GOOD, "approved").text(format!(" by {}", pairing.to.name)));
+        if pairing.old_token_refused && !is_new(mesh, &pairing.to.email_prefix)? {
+            let prefix = &pairing.to.email_prefix;
+            ui.warn(format!(
+                "{}'s gateway refused the device token that we have, and gave no new one: send shows the old one still",
+                pairing.to.name
+            ));
+            ui.hint(format!("agent-mesh token rm {prefix}, and then agent-mesh token set {prefix} < FILE"));
+        }
     } else {
         // On its own host a gateway asks for no approval and issues no token.
         ui.out(format!("not needed: {}'s gateway is on this host, and its token opens it", pairing.to.name));
     }
     Ok(())
+}
+
+/// Whether the device token that is kept is another one than at the start of this run.
+fn is_new(mesh: &Mesh, prefix: &str) -> Result<bool, CliError> {
+    let reread = mesh.reread();
+    let now = reread.device_token(prefix)?.map(|token| token.token.clone());
+    Ok(now != mesh.device_token(prefix)?.map(|token| token.token.clone()))
 }
 
 fn instructions(pairing: &Pairing, ui: &Ui) {

@@ -124,7 +124,7 @@ impl Relay {
         pieces: &mpsc::Sender<String>,
     ) -> Result<Outcome, RelayError> {
         let mut turn = turn.clone();
-        let mut attempt = began.map(|sent_at| Attempt { boot_id: None, sent_at });
+        let mut attempt = began.map(|sent_at| Attempt { boot_id: None, sent_at, is_ours: false });
         loop {
             let line = self.patiently(&turn, attempt.as_ref()).await?;
             let watch = Watch::new(&line.client, &turn);
@@ -327,7 +327,7 @@ impl Line {
 impl Attempt {
     /// One that leaves now.
     fn now(client: &Client) -> Self {
-        Self { boot_id: client.hello().server.boot_id.clone(), sent_at: Timestamp::now() }
+        Self { boot_id: client.hello().server.boot_id.clone(), sent_at: Timestamp::now(), is_ours: true }
     }
 }
 

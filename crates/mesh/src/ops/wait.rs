@@ -137,7 +137,8 @@ pub(super) fn outgoing(
         deadline,
         expires_at: stored.expires_at,
     };
-    let attempt = stored.sent_at.map(|sent_at| Attempt { boot_id: stored.boot_id.clone(), sent_at });
+    let attempt =
+        stored.sent_at.map(|sent_at| Attempt { boot_id: stored.boot_id.clone(), sent_at, is_ours: false });
     Ok((message, attempt))
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Attempt {
     pub boot_id: Option<String>,
     /// When it may have left.
     pub sent_at: Timestamp,
+    /// We made it just now, and its gateway was there.
+    pub is_ours: bool,
 }
 
 impl Attempt {

@@ -13,7 +13,7 @@ use openclaw_client::Client;
 use openclaw_client::protocol::methods::agent::Outcome;
 
 use super::look::{self, Attempt, LOOK_AGAIN, Sign, look, next_run_id, pause};
-use super::{Delivery, Outgoing, Setback, agent, deliver};
+use super::{Delivery, Outgoing, Setback, Wait, agent, deliver};
 use crate::error::MeshError;
 use crate::mesh::Mesh;
 use crate::peer::Peer;
@@ -34,9 +34,12 @@ pub(crate) async fn resume(
     observer: &mut dyn Observer,
 ) -> Result<(), Setback> {
     let mut reason = "the connection was lost".to_owned();
+    // A gateway that is not there is waited for if it was just now, or for its reply; else it is asked another time.
+    let mut patient = attempt.is_ours || message.wait == Wait::Reply;
     loop {
-        let client = match line.client(mesh, peer, message.deadline, true).await {
+        let client = match line.client(mesh, peer, message.deadline, patient).await {
             Ok(client) => {
+                patient = true;
                 message.deadline += peer.waited();
                 client
             }
@@ -198,7 +201,7 @@ async fn again(
     let boot_id = client.hello().server.boot_id.clone();
     let noted = delivery.sending(&message.run_id, boot_id.as_deref()).await;
     noted.map_err(|error| Setback::Final(MeshError::Archive(error)))?;
-    *attempt = Attempt { boot_id, sent_at: Timestamp::now() };
+    *attempt = Attempt { boot_id, sent_at: Timestamp::now(), is_ours: true };
     deliver(client, message, delivery, observer).await
 }
 

@@ -70,6 +70,30 @@ fn texts(bob: &FakeGateway) -> Vec<String> {
     bob.requests("agent").iter().map(|sent| sent["message"].as_str().unwrap().to_owned()).collect()
 }
 
+/// It was waited for until the deadline, and what was queued behind it, too.
+#[tokio::test]
+async fn a_gateway_that_has_an_earlier_message_and_is_away_keeps_nobody_waiting() {
+    let (team, bob) = Team::with_bob(Script::new().reply(|_| Reply::never())).await;
+    let taken = SendRequest { wait: false, ..message("first", SOON) };
+    let first = send_or_keep(&team.mesh, team.agent("bob"), &taken, HOUR, &mut Unobserved).await.unwrap();
+    assert_eq!(first.record.state, State::Accepted);
+    let team = team.bob_at(&nobody());
+    drop(bob);
+    let patient = message("second", HOUR);
+    let mut unobserved = Unobserved;
+    let kept = send_or_keep(&team.mesh, team.agent("bob"), &patient, HOUR, &mut unobserved);
+    let kept = tokio::time::timeout(SOON, kept).await.expect("it waits for a gateway that is away").unwrap();
+    assert_eq!(kept.record.state, State::Queued, "{kept:?}");
+    let mut states = Vec::new();
+    let mut report = |report: Report| match report {
+        Report::Carried(carried) => states.push(carried.record.state),
+        other => panic!("{other:?}"),
+    };
+    let flushed = flush(&team.mesh, None, HOUR, &mut report);
+    tokio::time::timeout(SOON, flushed).await.expect("it waits for a gateway that is away").unwrap();
+    assert_eq!(states, [State::Accepted, State::Queued]);
+}
+
 /// Whoever was one too many to be called at once was not called at all.
 #[tokio::test]
 async fn a_flush_calls_everybody_who_has_mail() {

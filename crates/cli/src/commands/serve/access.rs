@@ -61,7 +61,7 @@ impl Files {
             None if self.needs_policy => {
                 let message = format!("there is no policy at {}", self.policy.display());
                 return Err(CliError::new(Exit::Usage, "policy-missing", message)
-                    .hint("docs/policy.md has an example; an empty file asks nothing of anybody"));
+                    .hint("docs/policy.md has an example; without --policy, and with no policy.toml, whoever has a token comes in"));
             }
             None => Policy::open(),
         };

@@ -196,6 +196,11 @@ fn secrets(error: &SecretsError) -> Meaning {
             let text = "a token is one line of text: agent-mesh token set NAME < FILE, where FILE holds nothing else";
             means(Exit::Usage, "token-invalid", text)
         }
+        SecretsError::Malformed { path, .. } if path.ends_with("device-tokens.json") => {
+            let text = "put that place right by hand; or move the file away, and ask each gateway for access anew: agent-mesh pair \
+                 --to NAME";
+            means(Exit::Usage, "tokens-malformed", text)
+        }
         _ => means(
             Exit::Usage,
             "tokens-malformed",

@@ -25,6 +25,9 @@ pub(super) fn meaning(error: &MeshError) -> Option<Meaning> {
 /// There is no way to them, or not that one.
 fn address(error: &MeshError) -> Option<Meaning> {
     Some(match error {
+        MeshError::NoAddress { to, reason } if reason.contains("a2aUrl") => {
+            means(Exit::Unknown, "no-address", format!("give {} an a2aUrl in the registry", to.name))
+        }
         MeshError::NoAddress { to, .. } => means(
             Exit::Unknown,
             "no-address",

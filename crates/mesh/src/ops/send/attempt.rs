@@ -121,7 +121,7 @@ async fn attempt(
             Err(Setback::Lost(how) | Setback::Unsent(how)) => {
                 delivery.lost(&how);
                 line.lose();
-                let attempt = Attempt { boot_id, sent_at };
+                let attempt = Attempt { boot_id, sent_at, is_ours: true };
                 return route::recover::resume(mesh, peer, message, attempt, line, delivery, observer).await;
             }
             end => return end,
