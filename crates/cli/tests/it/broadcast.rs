@@ -24,6 +24,17 @@ async fn team(names: &[&'static str]) -> (Vec<FakeGateway>, Host) {
     (gateways, host)
 }
 
+/// Two gateways, Bob's first, and a host that knows both.
+fn bob_and_carol(bob: &FakeGateway, carol: &FakeGateway) -> Host {
+    let host = Host::with_bob(&bob.url());
+    host.registry(&json!([
+        { "name": "Bob", "emailPrefix": "bob", "url": bob.url() },
+        { "name": "Carol", "emailPrefix": "carol", "url": carol.url() },
+    ]));
+    host.tokens(&["bob", "carol"]);
+    host
+}
+
 fn named(name: &'static str) -> Script {
     Script::new()
         .shared_token(&token(name))
@@ -250,12 +261,7 @@ async fn who_is_done_is_shown_while_others_are_at_work() {
     let held = gate.clone();
     let slow = named("bob").reply(move |_| Reply::text("at last").when(&held));
     let (bob, carol) = (FakeGateway::start(slow).await, FakeGateway::start(named("carol")).await);
-    let host = Host::with_bob(&bob.url());
-    host.registry(&json!([
-        { "name": "Bob", "emailPrefix": "bob", "url": bob.url() },
-        { "name": "Carol", "emailPrefix": "carol", "url": carol.url() },
-    ]));
-    host.tokens(&["bob", "carol"]);
+    let host = bob_and_carol(&bob, &carol);
     let mut child = host.call(&["broadcast", "--message", "hi"]).spawn();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = async || lines.next_line().await.unwrap().unwrap_or_default();
@@ -305,12 +311,7 @@ async fn the_first_reply_is_enough_and_the_others_keep_what_they_have() {
 async fn what_has_not_left_when_nobody_waits_any_more_never_does() {
     let silent = Script::new().fault(Fault::new(Cut::AfterTcp, How::Freeze));
     let (bob, carol) = (FakeGateway::start(silent).await, FakeGateway::start(named("carol")).await);
-    let host = Host::with_bob(&bob.url());
-    host.registry(&json!([
-        { "name": "Bob", "emailPrefix": "bob", "url": bob.url() },
-        { "name": "Carol", "emailPrefix": "carol", "url": carol.url() },
-    ]));
-    host.tokens(&["bob", "carol"]);
+    let host = bob_and_carol(&bob, &carol);
     let out = host.run(&["--json", "broadcast", "--message", "hi", "--first"]).await.ok().json();
     assert_eq!(out["counts"], json!({ "replied": 1, "skipped": 1 }));
     let id = out["results"][0]["id"].as_str().unwrap();
